@@ -118,7 +118,7 @@ def read_tensor(data: bytes) -> TensorInfo:
 
 
 def read_signatures(meta_graph: bytes) -> dict[str, Signature]:
-    """MetaGraphDef: signature_def = 5, a map to SignatureDef; its inputs = 1, outputs = 2 map to TensorInfo."""
+    """MetaGraphDef.signature_def = 5 maps names to SignatureDefs, which map names to TensorInfos."""
     return {
         name: Signature(
             {key: read_tensor(value) for key, value in entries(signature, 1)},

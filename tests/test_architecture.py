@@ -21,10 +21,10 @@ PACKAGE = ROOT / "flowzoo"
 
 # Data flows downwards: a line may import itself and the lines above it, never one below.
 STAGES = (
-    {"errors", "paths", "random", "metrics", "plots"},
+    {"errors", "files", "paths", "random", "metrics", "plots", "strict_yaml"},
     {"config"},
     {"data"},
-    {"bijectors", "ode"},
+    {"bijectors", "distributions", "ode"},
     {"networks"},
     {"layers"},
     {"models"},

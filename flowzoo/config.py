@@ -1,0 +1,236 @@
+"""What one entry of the zoo is made of: model, data, training recipe, card texts and weights.
+
+An entry is one YAML file in `zoo_configs/`, read strictly: an unknown key, a wrong type or a value out of
+range is an error that names the file, the key and what is accepted.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from flowzoo.config_errors import problems
+from flowzoo.errors import ConfigError
+from flowzoo.strict_yaml import read_yaml
+
+NAME_PATTERN = r"^[a-z][a-z0-9]*(_[a-z0-9]+)+$"
+
+Unit = Literal["bits_per_dim", "nats"]
+Text = Annotated[str, Field(min_length=1)]
+Count = Annotated[int, Field(ge=1)]
+Seed = Annotated[int, Field(ge=0, le=2**31 - 1)]
+# YAML has lists and no tuples: the list itself is converted, what stands in it stays strict.
+Shape = Annotated[tuple[Count, ...], Field(strict=False)]
+
+
+class _Part(BaseModel):
+    """Any part of an entry: nothing unknown, nothing converted, nothing changed afterwards."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+
+class ModelConfig(_Part):
+    """The architecture of an entry.
+
+    Attributes:
+        family: The model family, a name that `flowzoo.models` knows.
+        event_shape: The shape of one example, or None when the user gives it at build.
+        condition_shape: The shape of the condition of one example, or None without one.
+        num_classes: The number of class labels, where the condition is a label.
+        args: Arguments of the family's constructor.
+    """
+
+    family: Text
+    event_shape: Annotated[Shape, Field(min_length=1)] | None
+    condition_shape: Shape | None = None
+    num_classes: Count | None = None
+    args: dict[str, Any] = {}
+
+
+class DataConfig(_Part):
+    """The data set of an entry.
+
+    Attributes:
+        source: The name of the source, as `flowzoo.data.list_sources()` gives it.
+        options: Arguments of the source.
+        conditional: Whether the source's labels are given to the model as its condition.
+    """
+
+    source: Text
+    options: dict[str, Any] = {}
+    conditional: bool = False
+
+
+class OptimizerConfig(_Part):
+    """The optimizer and its learning rate.
+
+    Attributes:
+        name: The optimizer.
+        learning_rate: The highest learning rate.
+        schedule: How it falls after the warm-up.
+        warmup_steps: Steps in which it rises linearly from zero.
+        final_fraction: The fraction of `learning_rate` at which the cosine ends.
+        weight_decay: Decoupled weight decay.
+        clip_norm: The largest global norm of a gradient, or None for no clipping.
+    """
+
+    name: Literal["adam", "adamw", "adamax", "sgd"] = "adam"
+    learning_rate: float = Field(default=1e-3, gt=0)
+    schedule: Literal["constant", "cosine"] = "cosine"
+    warmup_steps: int = Field(default=0, ge=0)
+    final_fraction: float = Field(default=0.0, ge=0, le=1)
+    weight_decay: float = Field(default=0.0, ge=0)
+    clip_norm: Annotated[float, Field(gt=0)] | None = None
+
+
+class TrainingConfig(_Part):
+    """The recipe that repeats the training of the published weights.
+
+    Attributes:
+        epochs: Passes over the training split.
+        batch_size: Examples a step.
+        seed: Decides the initial weights, the order of the data and all noise.
+        optimizer: The optimizer and its learning rate.
+        ema: The decay of an exponential moving average of the weights, or None without one.
+        jit_compile: Whether the step is compiled by XLA; "auto" chooses by model and device.
+        steps_per_epoch: Steps an epoch, or None for one pass over the data.
+        validation_batch_size: Examples a validation step, or None for `batch_size`.
+        patience: Epochs without a better validation loss after which training stops, or None to never stop.
+        keep: Which weights are kept: those of the best validation loss or the last ones.
+    """
+
+    epochs: Count
+    batch_size: Count
+    seed: Seed = 0
+    optimizer: OptimizerConfig = OptimizerConfig()
+    ema: Annotated[float, Field(gt=0, lt=1)] | None = None
+    jit_compile: bool | Literal["auto"] = "auto"
+    steps_per_epoch: Count | None = None
+    validation_batch_size: Count | None = None
+    patience: Count | None = None
+    keep: Literal["best", "last"] = "best"
+
+
+class Published(_Part):
+    """A figure that others have published for the same model and data.
+
+    Attributes:
+        value: The figure.
+        unit: Its unit.
+        source: Where it is published.
+    """
+
+    value: float
+    unit: Unit
+    source: Text
+
+
+class CardConfig(_Part):
+    """What people write on the model card; what is measured is added by the training.
+
+    Attributes:
+        metric: The unit in which the entry is measured.
+        published: Figures to compare with.
+        licence: The licence of the weights.
+        data_licence: The licence of the data.
+        limits: What the model cannot do; at least one thing.
+        citation: The papers and data sets to cite.
+        notes: Anything else.
+    """
+
+    metric: Unit
+    published: list[Published] = []
+    licence: Text = "Apache-2.0"
+    data_licence: Text
+    limits: Annotated[list[Text], Field(min_length=1)]
+    citation: list[Text]
+    notes: list[Text] = []
+
+
+class WeightsConfig(_Part):
+    """The published weights of an entry.
+
+    Attributes:
+        dtype: The type in which they are stored.
+        sha256: The SHA-256 of the entry's SHA256SUMS file, or None while no weights are published.
+    """
+
+    dtype: Literal["float32", "float16", "bfloat16"] = "float32"
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
+
+
+class EntryConfig(_Part):
+    """One entry of the zoo.
+
+    Attributes:
+        name: `<architecture>_<dataset>` in lower case; the stem of the entry's file.
+        description: One sentence for the list of models.
+        model: The architecture.
+        data: The data set, or None when the user brings it.
+        training: The training recipe.
+        card: The texts of the model card.
+        weights: The published weights.
+    """
+
+    name: Annotated[str, Field(pattern=NAME_PATTERN)]
+    description: Text
+    model: ModelConfig
+    data: DataConfig | None = None
+    training: TrainingConfig
+    card: CardConfig
+    weights: WeightsConfig = WeightsConfig()
+
+
+def parse_config(content: Mapping[str, Any], origin: str = "the configuration") -> EntryConfig:
+    """Reads an entry from plain data.
+
+    Args:
+        content: The keys of an entry, as its YAML file has them.
+        origin: Where it comes from, for the error.
+
+    Returns:
+        The entry.
+
+    Raises:
+        ConfigError: A key is unknown or missing, or a value is not accepted. All problems are listed.
+    """
+    if not isinstance(content, Mapping):
+        received = "nothing (it is empty)" if content is None else f"{type(content).__name__}"
+        accepted = ", ".join(EntryConfig.model_fields)
+        raise ConfigError(f"{origin}: received {received}; accepted: a mapping with the keys {accepted}.")
+    try:
+        return EntryConfig.model_validate(dict(content))
+    except ValidationError as error:
+        raise ConfigError(_message(origin, problems(EntryConfig, error))) from error
+
+
+def load_config(path: str | os.PathLike[str]) -> EntryConfig:
+    """Reads an entry from its YAML file.
+
+    Args:
+        path: The file; its stem must be the name of the entry.
+
+    Returns:
+        The entry.
+
+    Raises:
+        ConfigError: The file is missing or is not valid YAML, a key is unknown or missing, or a value is not
+            accepted. The message names the file, the key, what was received and what is accepted.
+    """
+    path = Path(path)
+    content: Any = read_yaml(path)
+    config = parse_config(content, str(path))
+    if config.name != path.stem:
+        raise ConfigError(f"{path}: name: received {config.name!r}; accepted: {path.stem!r}, as the file.")
+    return config
+
+
+def _message(origin: str, found: Iterator[str]) -> str:
+    lines = list(found)
+    if len(lines) == 1:
+        return f"{origin}: {lines[0]}"
+    return "\n  - ".join([f"{origin}: {len(lines)} problems:", *lines])

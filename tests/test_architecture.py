@@ -21,15 +21,15 @@ PACKAGE = ROOT / "flowzoo"
 
 # Data flows downwards: a line may import itself and the lines above it, never one below.
 STAGES = (
-    {"errors", "files", "paths", "random", "metrics", "plots", "strict_yaml"},
-    {"config"},
+    {"_discovery", "errors", "files", "paths", "random", "metrics", "plots", "strict_yaml"},
+    {"config", "config_errors"},
     {"data"},
     {"bijectors", "distributions", "ode"},
     {"networks"},
     {"layers"},
     {"models"},
     {"training"},
-    {"weights", "download"},
+    {"weights", "download", "manifest"},
     {"export"},
     {"serving"},
     # These alone join the stages.

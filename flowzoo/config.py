@@ -7,6 +7,7 @@ range is an error that names the file, the key and what is accepted.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -183,6 +184,14 @@ class EntryConfig(_Part):
     training: TrainingConfig
     card: CardConfig
     weights: WeightsConfig = WeightsConfig()
+
+
+def check_name(name: object) -> None:
+    """Raises ValueError for what cannot be the name of an entry, and thus not the name of its folder either."""
+    if not isinstance(name, str) or re.fullmatch(NAME_PATTERN, name) is None:
+        raise ValueError(
+            f"name: received {name!r}; accepted: the name of an entry, <architecture>_<dataset> in lower case."
+        )
 
 
 def parse_config(content: Mapping[str, Any], origin: str = "the configuration") -> EntryConfig:

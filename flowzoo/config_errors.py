@@ -62,7 +62,8 @@ def describe(annotation: Any) -> str:  # noqa: ANN401
         words, bounds = describe(arguments[0]), list(_bounds(arguments[1:]))
         if _NOT_EMPTY in bounds:
             bounds.remove(_NOT_EMPTY)
-            words = f"a non-empty {words.removeprefix('a ')}" if words.startswith("a ") else f"non-empty {words}"
+            article = "a " if words.startswith("a ") else ""
+            words = f"{article}non-empty {words.removeprefix(article)}"
         return f"{words} ({', '.join(bounds)})" if bounds else words
     if origin in (Union, types.UnionType):
         return " or ".join(describe(argument) for argument in arguments)

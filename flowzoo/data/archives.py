@@ -1,0 +1,143 @@
+"""Image files in a folder or an archive, read by name.
+
+Nothing is ever unpacked to the disk, and an archive whose names point outside it is refused all the same.
+"""
+
+from __future__ import annotations
+
+import lzma
+import os
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from flowzoo.errors import DataError
+
+MAX_FILE_BYTES = 256 * 2**20
+"""An image file larger than this is refused: no picture is, and a compressed member may be a bomb."""
+
+_ENDINGS = {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
+# RuntimeError: an encrypted ZIP member. NotImplementedError, its kind: a compression that Python cannot undo.
+_DAMAGED = (tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError, RuntimeError)
+
+
+@dataclass(frozen=True)
+class ImageFileSet:
+    """The image files of a folder or an archive.
+
+    Attributes:
+        names: Their names relative to the folder or inside the archive, sorted.
+        read: Gives the contents of the file of a name. Several threads may call it at once.
+    """
+
+    names: tuple[str, ...]
+    read: Callable[[str], bytes]
+
+
+def open_image_files(path: Path) -> ImageFileSet:
+    """Lists the images of a folder, a ZIP archive or a tar archive (plain, gzip, bzip2 or xz).
+
+    Args:
+        path: The folder or archive.
+
+    Returns:
+        The images, sorted by name. Hidden files and files of other types are left out.
+
+    Raises:
+        DataError: The archive is truncated or corrupt, or unsafe; or there are no images.
+    """
+    try:
+        if path.is_dir():
+            sizes, read = _folder(path)
+        elif zipfile.is_zipfile(path):
+            sizes, read = _zip(path)
+        elif tarfile.is_tarfile(path):
+            sizes, read = _tar(path)
+        else:
+            raise DataError(f"{path}: neither a folder nor a ZIP or tar archive, or a truncated one.")
+    except _DAMAGED as error:
+        raise DataError(f"{path}: cannot be read, it may be truncated or corrupt: {error}") from error
+    if not sizes:
+        raise DataError(f"{path}: no images in it. Accepted: {', '.join(sorted(_ENDINGS))}.")
+    for name, size in sizes.items():
+        _check(path, name, size)
+    return ImageFileSet(tuple(sorted(sizes)), _explained(path, read))
+
+
+Listing = tuple[dict[str, int], Callable[[str], bytes]]
+
+
+def _is_image(name: str) -> bool:
+    parts = PurePosixPath(name).parts
+    hidden = any(part.startswith((".", "__MACOSX")) and part not in (".", "..") for part in parts)
+    return PurePosixPath(name).suffix.lower() in _ENDINGS and not hidden
+
+
+def _check(path: Path, name: str, size: int) -> None:
+    parts = PurePosixPath(name.replace("\\", "/")).parts
+    if ".." in parts or name.startswith(("/", "\\")) or ":" in parts[0]:
+        raise DataError(f"{path}: unsafe: the name {name!r} points outside the archive.")
+    if size > MAX_FILE_BYTES:
+        raise DataError(f"{path}: {name} has {size} bytes; at most {MAX_FILE_BYTES} are read.")
+
+
+def _explained(path: Path, read: Callable[[str], bytes]) -> Callable[[str], bytes]:
+    def explained(name: str) -> bytes:
+        try:
+            return read(name)
+        except (*_DAMAGED, KeyError) as error:
+            raise DataError(f"{path}: {name} cannot be read: {error}") from error
+
+    return explained
+
+
+def _folder(path: Path) -> Listing:
+    files = (file for file in path.rglob("*") if file.is_file())
+    sizes = {file.relative_to(path).as_posix(): file.stat().st_size for file in files}
+    images = {name: size for name, size in sizes.items() if _is_image(name)}
+    return images, lambda name: (path / name).read_bytes()
+
+
+def _zip(path: Path) -> Listing:
+    archive = zipfile.ZipFile(path)
+    sizes = {member.filename: member.file_size for member in archive.infolist() if not member.is_dir()}
+    return {name: size for name, size in sizes.items() if _is_image(name)}, archive.read
+
+
+def _tar(path: Path) -> Listing:
+    with tarfile.open(path) as archive:
+        members = [member for member in archive if member.isreg() and _is_image(member.name)]
+        for member in members:
+            _check(path, member.name, member.size)
+        sizes = {member.name: member.size for member in members}
+        if not _is_plain_tar(path):
+            # A compressed archive cannot be read from the middle: the files, still coded, are kept in memory.
+            contents = {member.name: _member(archive, member) for member in members}
+            return sizes, contents.__getitem__
+    offsets = {member.name: member.offset_data for member in members}
+    handle = path.open("rb", buffering=0)
+
+    def read(name: str) -> bytes:
+        # pread moves no file position, so threads may share the handle.
+        raw = os.pread(handle.fileno(), sizes[name], offsets[name])
+        if len(raw) != sizes[name]:
+            raise EOFError("the archive ends before the file does")
+        return raw
+
+    return sizes, read
+
+
+def _member(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
+    file = archive.extractfile(member)
+    return file.read() if file else b""
+
+
+def _is_plain_tar(path: Path) -> bool:
+    try:
+        tarfile.open(path, "r:").close()
+    except tarfile.TarError:
+        return False
+    return True

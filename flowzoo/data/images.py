@@ -1,0 +1,135 @@
+"""Images that are decoded when they are asked for, and kept once they are."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Literal
+
+import numpy as np
+
+from flowzoo.errors import DataError
+
+Crop = Literal["center"] | int | None
+
+
+class ImageExamples:
+    """Image files as examples `[N, height, width, channels]` of uint8.
+
+    An index of rows decodes the images of these rows, and keeps them if `cache` is set. The store for them
+    takes memory only as it fills up.
+    """
+
+    dtype = np.dtype(np.uint8)
+
+    def __init__(
+        self,
+        names: Sequence[str],
+        read: Callable[[str], bytes],
+        *,
+        size: tuple[int, int] | None,
+        crop: Crop,
+        channels: int,
+        where: str,
+        cache: bool,
+    ) -> None:
+        """Decodes the first image, to learn the shape of all if no size is given.
+
+        Args:
+            names: The names of the images.
+            read: Gives the contents of the file of a name.
+            size: Height and width to resize to, or None to take the images as they are.
+            crop: See `decode_image`.
+            channels: 1 for grey, 3 for colour.
+            where: The folder or archive, for messages.
+            cache: Whether to keep what was decoded.
+        """
+        self._names, self._read, self._where = list(names), read, where
+        self._size, self._crop, self._channels = size, crop, channels
+        self.shape = (len(self._names), *self._decode(0).shape)
+        self._kept = np.zeros(self.shape, np.uint8) if cache else None
+        self._is_kept = np.zeros(len(self._names), bool)
+
+    def __len__(self) -> int:
+        """The number of images."""
+        return len(self._names)
+
+    def __getitem__(self, rows: Any) -> np.ndarray:  # noqa: ANN401
+        """Decodes the images of an array of row numbers, of a slice, or of one number."""
+        numbers = np.arange(len(self))[rows]
+        if self._kept is None:
+            return self._decoded(np.atleast_1d(numbers)).reshape(*numbers.shape, *self.shape[1:])
+        new = np.unique(numbers[~self._is_kept[numbers]])
+        if new.size:
+            self._kept[new] = self._decoded(new)
+            self._is_kept[new] = True
+        return self._kept[numbers]
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:  # noqa: ANN401
+        """Decodes all images."""
+        return np.asarray(self[:], dtype=dtype)
+
+    def _decoded(self, rows: np.ndarray) -> np.ndarray:
+        out = np.empty((len(rows), *self.shape[1:]), np.uint8)
+
+        def fill(place: int) -> None:
+            out[place] = self._shaped(int(rows[place]))
+
+        # Pillow lets go of Python's lock while it decodes, so threads help.
+        with ThreadPoolExecutor() as pool:
+            list(pool.map(fill, range(len(rows))))
+        return out
+
+    def _shaped(self, row: int) -> np.ndarray:
+        image = self._decode(row)
+        if image.shape != self.shape[1:]:
+            raise DataError(
+                f"{self._where}: {self._names[row]} has the shape {image.shape}, but {self._names[0]} has "
+                f"{self.shape[1:]}. Give the option size to bring them all to one size."
+            )
+        return image
+
+    def _decode(self, row: int) -> np.ndarray:
+        name = self._names[row]
+        raw = self._read(name)
+        return decode_image(
+            raw, size=self._size, crop=self._crop, channels=self._channels, where=f"{self._where}: {name}"
+        )
+
+
+def decode_image(
+    raw: bytes, *, size: tuple[int, int] | None, crop: Crop, channels: int, where: str
+) -> np.ndarray:
+    """Decodes, turns upright, crops and resizes an image.
+
+    Args:
+        raw: The contents of an image file.
+        size: Height and width to resize to (bilinear, with antialiasing), or None.
+        crop: What to cut from the middle first: `"center"` for the largest square, a number for a square of
+            this side, None for nothing. Without a crop, resizing may change the proportions.
+        channels: 1 for grey, 3 for colour.
+        where: The file, for messages.
+
+    Returns:
+        The image `[height, width, channels]` in uint8.
+
+    Raises:
+        DataError: The contents are no image, truncated, or smaller than the crop.
+    """
+    from PIL import Image, ImageOps
+
+    try:
+        with Image.open(io.BytesIO(raw)) as opened:
+            image = ImageOps.exif_transpose(opened).convert("L" if channels == 1 else "RGB")
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise DataError(f"{where}: cannot be decoded as an image: {error}") from error
+    side = min(image.size) if crop == "center" else crop
+    if side is not None:
+        left, top = (image.width - side) // 2, (image.height - side) // 2
+        if min(left, top) < 0:
+            raise DataError(f"{where}: {image.width}x{image.height} pixels, smaller than the crop of {side}.")
+        image = image.crop((left, top, left + side, top + side))
+    if size is not None and image.size != (size[1], size[0]):
+        image = image.resize((size[1], size[0]), Image.Resampling.BILINEAR)
+    return np.asarray(image, np.uint8).reshape(image.height, image.width, channels)

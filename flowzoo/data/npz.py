@@ -1,0 +1,63 @@
+"""NPZ archives of arrays, opened without pickle."""
+
+from __future__ import annotations
+
+import zipfile
+import zlib
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+
+from flowzoo.errors import DataError, near_matches
+
+Result = TypeVar("Result")
+
+
+def npz_keys(path: Path) -> list[str]:
+    """Lists the arrays of an NPZ file.
+
+    Args:
+        path: The file.
+
+    Returns:
+        Their names.
+
+    Raises:
+        DataError: The file is no NPZ archive.
+    """
+    return _open(path, lambda archive: archive.files)
+
+
+def read_npz(path: Path, keys: Iterable[str]) -> list[np.ndarray]:
+    """Reads some arrays of an NPZ file, and no others.
+
+    Args:
+        path: The file.
+        keys: The names of the arrays.
+
+    Returns:
+        The arrays, in the order of the keys.
+
+    Raises:
+        DataError: The file is truncated or corrupt, a name is not in it, or an array holds Python objects.
+    """
+    known, keys = npz_keys(path), list(keys)
+    for key in keys:
+        if key not in known:
+            listed = ", ".join(known)
+            raise DataError(f"{path}: no array {key!r}.{near_matches(key, known)} It has: {listed}.")
+    return _open(path, lambda archive: [archive[key] for key in keys])
+
+
+def _open(path: Path, use: Callable[[np.lib.npyio.NpzFile], list[Result]]) -> list[Result]:
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            if not isinstance(archive, np.lib.npyio.NpzFile):
+                raise DataError(f"{path}: holds one bare array; save it with np.savez(path, x=array).")
+            return use(archive)
+    except DataError:
+        raise
+    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
+        raise DataError(f"{path}: cannot be read as NPZ: {error}") from error

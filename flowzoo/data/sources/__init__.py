@@ -1,0 +1,1 @@
+"""The sources that come with flowzoo. Every module here is imported by itself."""

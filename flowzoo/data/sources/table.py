@@ -1,0 +1,171 @@
+"""CSV and Parquet tables: one file that is split 80/10/10, or a folder with one file a split."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from flowzoo.data.catalog import register_source
+from flowzoo.data.files import find_file, find_path
+from flowzoo.data.options import Part, Seed
+from flowzoo.data.source import Source
+from flowzoo.data.splits import split_rows
+from flowzoo.data.tables import table_source
+from flowzoo.errors import DataError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_own_table = partial(register_source, kind="table", licence="the user's own")
+_FILE_NAMES = {"train": ["train"], "validation": ["validation", "valid", "val"], "test": ["test"]}
+
+
+def _example_frame() -> pd.DataFrame:
+    import pandas as pd
+
+    random = np.random.RandomState(0)
+    values = {name: random.normal(size=60) for name in "abc"}
+    return pd.DataFrame({**values, "kind": np.where(np.arange(60) % 3, "tall", "short")})
+
+
+def _write_csv(folder: Path) -> Mapping[str, Any]:
+    _example_frame().to_csv(folder / "example.csv", index=False)
+    return {"path": folder / "example.csv", "label": "kind"}
+
+
+def _write_parquet(folder: Path) -> Mapping[str, Any]:
+    _example_frame().to_parquet(folder / "example.parquet")
+    return {"path": folder / "example.parquet", "label": "kind"}
+
+
+@_own_table("csv", example=_write_csv)
+def csv(
+    split: str,
+    *,
+    path: Path,
+    columns: tuple[str, ...] | None = None,
+    label: str | None = None,
+    separator: str = ",",
+    split_seed: Seed = 0,
+    validation: Part = 0.1,
+    test: Part = 0.1,
+) -> Source:
+    """A CSV table with a header, plain or compressed.
+
+    Args:
+        split: Which split.
+        path: The file; or a folder with `train.csv`, `test.csv` and perhaps `validation.csv` (without it, the
+            validation part is taken from the train file).
+        columns: The columns of the event; by default all but the label.
+        label: The column of the condition: words or whole numbers are classes, other numbers a condition
+            `[1]`.
+        separator: What stands between two values.
+        split_seed: Another seed gives another division of a single file.
+        validation: The validation part, a fraction or a number of rows.
+        test: The test part of a single file, likewise.
+    """
+
+    def read(file: Path) -> pd.DataFrame:
+        import pandas as pd
+
+        return pd.read_csv(file, sep=separator)
+
+    division = {"seed": split_seed, "validation": validation, "test": test}
+    return _opened(path, split, ["csv", "csv.gz"], read, columns, label, division)
+
+
+@_own_table("parquet", example=_write_parquet)
+def parquet(
+    split: str,
+    *,
+    path: Path,
+    columns: tuple[str, ...] | None = None,
+    label: str | None = None,
+    split_seed: Seed = 0,
+    validation: Part = 0.1,
+    test: Part = 0.1,
+) -> Source:
+    """A Parquet table.
+
+    Args:
+        split: Which split.
+        path: The file; or a folder with `train.parquet`, `test.parquet` and perhaps `validation.parquet`
+            (without it, the validation part is taken from the train file).
+        columns: The columns of the event; by default all but the label.
+        label: The column of the condition: words or whole numbers are classes, other numbers a condition
+            `[1]`.
+        split_seed: Another seed gives another division of a single file.
+        validation: The validation part, a fraction or a number of rows.
+        test: The test part of a single file, likewise.
+    """
+
+    def read(file: Path) -> pd.DataFrame:
+        import pandas as pd
+
+        return pd.read_parquet(file)
+
+    division = {"seed": split_seed, "validation": validation, "test": test}
+    return _opened(path, split, ["parquet"], read, columns, label, division)
+
+
+def _opened(
+    path: Path,
+    split: str,
+    endings: list[str],
+    read: Callable[[Path], pd.DataFrame],
+    columns: tuple[str, ...] | None,
+    label: str | None,
+    division: dict[str, Any],
+) -> Source:
+    path = find_path(path, "Table")
+    if path.is_dir():
+        frame, rows = _read_folder(path, split, endings, read, division)
+    else:
+        frame = _read(path, read)
+        rows = split_rows(len(frame), split, where=str(path), **division)
+    source = table_source(frame, rows, columns=columns, label=label, where=str(path))
+    return replace(source, origin=str(path))
+
+
+def _read_folder(
+    folder: Path,
+    split: str,
+    endings: list[str],
+    read: Callable[[Path], pd.DataFrame],
+    division: dict[str, Any],
+) -> tuple[pd.DataFrame, np.ndarray]:
+    """Reads all files of a folder, one under the other, so that classes are numbered alike in every split."""
+    import pandas as pd
+
+    files = {
+        name: find_file([f"{stem}.{ending}" for stem in stems for ending in endings], [folder])
+        for name, stems in _FILE_NAMES.items()
+    }
+    if files["train"] is None or files["test"] is None:
+        raise DataError(f"{folder}: a folder of tables needs train.{endings[0]} and test.{endings[0]}.")
+    frames = {name: _read(file, read) for name, file in files.items() if file is not None}
+    for name, frame in frames.items():
+        if list(frame.columns) != list(frames["train"].columns):
+            raise DataError(f"{files[name]}: its columns differ from those of {files['train']}.")
+    start = 0
+    ranges = {}
+    for name, frame in frames.items():
+        ranges[name] = np.arange(start, start := start + len(frame))
+    if split != "test" and "validation" not in frames:
+        inner = split_rows(len(ranges["train"]), split, where=str(files["train"]), **{**division, "test": 0})
+        ranges[split] = ranges["train"][inner]
+    return pd.concat(frames.values(), ignore_index=True), ranges[split]
+
+
+def _read(file: Path, read: Callable[[Path], pd.DataFrame]) -> pd.DataFrame:
+    try:
+        return read(file)
+    except (OSError, ValueError, EOFError, zlib.error) as error:
+        # The parsers' own errors, pandas' and Arrow's alike, are ValueErrors.
+        raise DataError(f"{file}: cannot be read as a table: {error}") from error

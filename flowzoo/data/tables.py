@@ -1,0 +1,128 @@
+"""From tables to sources: numeric columns, labels, and splits, whatever file the table came from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from flowzoo.data.source import Source
+from flowzoo.data.values import check_finite
+from flowzoo.errors import DataError, near_matches
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def numbers(values: np.ndarray, where: str) -> np.ndarray:
+    """Turns numeric values into float32.
+
+    Args:
+        values: Whole or floating numbers.
+        where: What the values are, for messages.
+
+    Returns:
+        The same values as float32; the same array if it is float32 already.
+
+    Raises:
+        DataError: The values are not numbers, are NaN or infinite, or too large for float32.
+    """
+    if not (np.issubdtype(values.dtype, np.integer) or np.issubdtype(values.dtype, np.floating)):
+        raise DataError(f"{where}: must hold numbers. Received: {values.dtype}")
+    check_finite(values, where)
+    with np.errstate(over="ignore"):
+        converted = values.astype(np.float32, copy=False)
+    check_finite(converted, f"{where}, as float32 (at most 3.4e38)")
+    return converted
+
+
+def labels(values: np.ndarray, where: str) -> tuple[np.ndarray, int | None]:
+    """Turns a label column into a condition.
+
+    Args:
+        values: Whole numbers from 0 on, words or truth values, which are classes; or floating numbers, which
+            are a condition of their own.
+        where: The column, for messages.
+
+    Returns:
+        int32 labels `[N]` and the number of classes, or float32 numbers `[N, 1]` and None. Words are
+        numbered in alphabetical order.
+    """
+    if np.issubdtype(values.dtype, np.floating):
+        return numbers(values, where)[:, None], None
+    if np.issubdtype(values.dtype, np.integer):
+        if values.min() < 0 or values.max() >= 2**31:
+            raise DataError(
+                f"{where}: labels must be whole numbers from 0 on. Received: {values.min()} to {values.max()}"
+            )
+        return values.astype(np.int32), int(values.max()) + 1
+    names, codes = np.unique(values.astype(str), return_inverse=True)
+    return codes.astype(np.int32), len(names)
+
+
+def table_source(
+    frame: pd.DataFrame,
+    rows: np.ndarray | slice,
+    *,
+    columns: Sequence[str] | None,
+    label: str | None,
+    where: str,
+) -> Source:
+    """Makes a source of some rows of a table.
+
+    Classes are numbered, and every value checked, in the whole table, so the splits of one table agree.
+
+    Args:
+        frame: The whole table.
+        rows: The rows of the split.
+        columns: The columns of the event; None for all but the label.
+        label: The column of the condition, or None.
+        where: The file, for messages.
+
+    Returns:
+        The source.
+
+    Raises:
+        DataError: A column that is not there, is not numeric, or has gaps; an empty table.
+    """
+    if columns is None:
+        columns = [name for name in frame.columns if name != label]
+    _check_columns(frame, [*columns, *([label] if label else [])], where)
+    if len(frame) == 0 or not columns:
+        raise DataError(f"{where}: the table is empty: {len(frame)} rows, {len(columns)} columns.")
+    x = np.empty((len(frame), len(columns)), np.float32)
+    for number, name in enumerate(columns):
+        x[:, number] = _numeric_column(frame, name, where)
+    condition, num_classes = _label_column(frame, label, where) if label else (None, None)
+    condition = None if condition is None else condition[rows]
+    return Source(x=x[rows], condition=condition, num_classes=num_classes)
+
+
+def _check_columns(frame: pd.DataFrame, wanted: Sequence[str], where: str) -> None:
+    known = [str(name) for name in frame.columns]
+    for name in wanted:
+        if name not in known:
+            listed = ", ".join(known[:20]) + (", …" if len(known) > 20 else "")
+            raise DataError(f"{where}: no column {name!r}.{near_matches(name, known)} It has: {listed}.")
+
+
+def _numeric_column(frame: pd.DataFrame, name: str, where: str) -> np.ndarray:
+    column = frame[name]
+    place = f"{where}, column {name!r}"
+    if column.dtype.kind not in "iuf":
+        raise DataError(
+            f"{place}: must hold numbers. Received: {column.dtype}, such as {column.iloc[0]!r}. "
+            "Choose other columns with the option columns, or make it the label."
+        )
+    # Columns with gaps may be masked integers: as floats, their gaps are NaN, which numbers() refuses.
+    values = column.to_numpy(np.float64, na_value=np.nan) if column.isna().any() else column.to_numpy()
+    return numbers(values, place)
+
+
+def _label_column(frame: pd.DataFrame, name: str, where: str) -> tuple[np.ndarray, int | None]:
+    column = frame[name]
+    place = f"{where}, column {name!r}"
+    if column.isna().any():
+        raise DataError(f"{place}: {int(column.isna().sum())} labels are missing.")
+    return labels(column.to_numpy(), place)

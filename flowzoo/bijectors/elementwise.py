@@ -1,0 +1,38 @@
+"""Elementwise transforms: TFP bijectors built anew from tensors at each call.
+
+No bijector here lives longer than the call that made it and none holds a variable: TFP copies a
+Keras variable silently, and its cache would return stale values after a weight update.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import tensorflow as tf
+import tensorflow_probability as tfp
+
+tfb = tfp.bijectors
+
+
+def affine(shift: Any, log_scale: Any) -> tfb.Bijector:
+    """Build x = z exp(log_scale) + shift."""
+    return tfb.Shift(shift)(tfb.Scale(log_scale=log_scale))
+
+
+def scaled_logit(alpha: float, dtype: Any) -> tfb.Bijector:
+    """Build x = (sigmoid(z) - alpha) / (1 - 2 alpha), which reaches 0 and 1 at finite z.
+
+    The inverse is the logit of alpha + (1 - 2 alpha) x: Dinh et al. (2017), section 4.1.
+    """
+    scale = tf.constant(1.0 / (1.0 - 2.0 * alpha), dtype)
+    return tfb.Scale(scale)(tfb.Shift(tf.constant(-alpha, dtype))(tfb.Sigmoid()))
+
+
+def forward(bijector: tfb.Bijector, z: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Return x = f(z) and log |df/dz|, both elementwise."""
+    return bijector.forward(z), bijector.forward_log_det_jacobian(z, event_ndims=0)
+
+
+def inverse(bijector: tfb.Bijector, x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Return z = f^-1(x) and log |dz/dx|, both elementwise."""
+    return bijector.inverse(x), bijector.inverse_log_det_jacobian(x, event_ndims=0)

@@ -1,0 +1,169 @@
+"""Coupling layers: one part of the event passes, and says how the other is transformed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from flowzoo.bijectors import elementwise
+from flowzoo.layers.base import FlowLayer, LayerCase, Shape, constant_log_det, sum_event
+from flowzoo.layers.masks import MASKS, make_mask
+from flowzoo.networks.base import Conditioner, as_conditioner
+from flowzoo.networks.convnet import ConvResNet
+from flowzoo.networks.mlp import MLP, ResidualMLP
+
+
+class Coupling(FlowLayer):
+    """Base of coupling layers: x_kept = z_kept and x_changed = f(z_changed; g(z_kept)).
+
+    The Jacobian is triangular, so that the log-determinant is the sum of the elementwise ones; both
+    directions cost one pass of the conditioner g. A subclass says how many parameters an entry takes
+    (`params_per_entry`) and transforms (`_transform`).
+
+    Args:
+        conditioner: the network g, a `flowzoo.networks.Conditioner`; a two-layer MLP for vectors or a
+            convolutional residual net for images when None.
+        mask: "half", "alternating", "channel" or "checkerboard".
+        swap: exchange the kept and the transformed part.
+        **kwargs: of `FlowLayer`.
+
+    Raises:
+        ValueError: an unknown mask, or (when built) an event that it cannot divide.
+        TypeError: `conditioner` is not a Conditioner.
+    """
+
+    params_per_entry = 1
+
+    def __init__(
+        self, conditioner: Conditioner | None = None, mask: str = "half", swap: bool = False, **kwargs: Any
+    ) -> None:
+        super().__init__(**kwargs)
+        if mask not in MASKS:
+            raise ValueError(f"mask takes one of {', '.join(MASKS)}. Received: {mask!r}")
+        self.conditioner = as_conditioner(conditioner)
+        self.mask, self.swap = mask, swap
+
+    @classmethod
+    def cases(cls) -> list[LayerCase]:
+        """Return every mask with every conditioner that suits it, with and without a condition."""
+        if cls is Coupling:
+            return []
+        conv = {"filters": 4, "blocks": 1}
+        return [
+            LayerCase({"conditioner": MLP((8, 8), activation="tanh")}, (2,)),
+            LayerCase({"conditioner": ResidualMLP(8, blocks=2), "mask": "alternating", "swap": True}, (5,)),
+            LayerCase({"conditioner": MLP((8,))}, (3,), condition_shape=(2,)),
+            LayerCase({"conditioner": ConvResNet(**conv), "mask": "checkerboard"}, (3, 4, 1)),
+            LayerCase(
+                {"conditioner": ConvResNet(**conv), "mask": "channel", "swap": True},
+                (2, 2, 3),
+                condition_shape=(3,),
+            ),
+            LayerCase(
+                {"conditioner": ConvResNet(**conv), "mask": "checkerboard", "swap": True},
+                (3, 3, 1),
+                condition_shape=(6, 6, 2),
+            ),
+        ]
+
+    def _build(self, event_shape: Shape, condition_shape: Shape | None) -> None:
+        self._mask = make_mask(self.mask, self.swap, event_shape)
+        kept, changed = self._mask.shapes(event_shape)
+        if self.conditioner is None:
+            self.conditioner = ConvResNet() if len(event_shape) == 3 else MLP()
+        self.conditioner.build_for(kept, changed, self.params_per_entry, condition_shape, self.dtype_policy)
+
+    def _run(
+        self, value: tf.Tensor, condition: tf.Tensor | None, inverse: bool
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        kept, changed = self._mask.split(value)
+        params = tf.unstack(self.conditioner(kept, condition), self.params_per_entry, axis=-1)
+        changed, log_det = self._transform(changed, params, inverse)
+        return self._mask.merge(kept, changed), sum_event(self._mask.weigh(log_det))
+
+    def _transform(
+        self, value: tf.Tensor, params: list[tf.Tensor], inverse: bool
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """Transform elementwise; return the value and the elementwise log-determinant."""
+        raise NotImplementedError
+
+    def _forward(self, z: tf.Tensor, condition: tf.Tensor | None) -> tuple[tf.Tensor, tf.Tensor]:
+        return self._run(z, condition, inverse=False)
+
+    def _inverse(self, x: tf.Tensor, condition: tf.Tensor | None) -> tuple[tf.Tensor, tf.Tensor]:
+        return self._run(x, condition, inverse=True)
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the arguments that make an equal layer."""
+        conditioner = keras.saving.serialize_keras_object(self.conditioner)
+        return {**super().get_config(), "conditioner": conditioner, "mask": self.mask, "swap": self.swap}
+
+
+@keras.saving.register_keras_serializable("flowzoo")
+class AdditiveCoupling(Coupling):
+    """Additive coupling of NICE: x_changed = z_changed + t(z_kept).
+
+    Its log-determinant is 0: volume is preserved, and scaling is left to `DiagonalScaling`. Both
+    directions cost one pass of the conditioner. Arguments and errors: `Coupling`.
+
+    References:
+        Dinh et al., NICE: Non-linear Independent Components Estimation (2014),
+        https://arxiv.org/abs/1410.8516, section 3.2.
+    """
+
+    def _run(
+        self, value: tf.Tensor, condition: tf.Tensor | None, inverse: bool
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        kept, changed = self._mask.split(value)
+        shift = self.conditioner(kept, condition)[..., 0]
+        changed = changed - shift if inverse else changed + shift
+        return self._mask.merge(kept, changed), constant_log_det(0.0, value)
+
+
+@keras.saving.register_keras_serializable("flowzoo")
+class AffineCoupling(Coupling):
+    """Affine coupling of RealNVP: x_changed = z_changed exp(s(z_kept)) + t(z_kept).
+
+    log |det dx/dz| = sum of s over the transformed entries. The log-scale is bounded softly,
+    s = b tanh(s_raw / b), so that neither direction can blow up after training. Both directions cost
+    one pass of the conditioner.
+
+    Args:
+        log_scale_bound: b, the largest absolute log-scale.
+        **kwargs: of `Coupling`.
+
+    Raises:
+        ValueError: `log_scale_bound` is not positive; as `Coupling`.
+
+    References:
+        Dinh et al., Density estimation using Real NVP (2017), https://arxiv.org/abs/1605.08803,
+        equations 7 and 8.
+    """
+
+    params_per_entry = 2
+
+    def __init__(
+        self, conditioner: Conditioner | None = None, log_scale_bound: float = 3.0, **kwargs: Any
+    ) -> None:
+        super().__init__(conditioner, **kwargs)
+        if not log_scale_bound > 0:
+            raise ValueError(f"log_scale_bound takes a positive number. Received: {log_scale_bound}")
+        self.log_scale_bound = float(log_scale_bound)
+
+    def _transform(
+        self, value: tf.Tensor, params: list[tf.Tensor], inverse: bool
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        shift, raw = params
+        affine = elementwise.affine(shift, soft_bound(raw, self.log_scale_bound))
+        return elementwise.inverse(affine, value) if inverse else elementwise.forward(affine, value)
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the arguments that make an equal layer."""
+        return {**super().get_config(), "log_scale_bound": self.log_scale_bound}
+
+
+def soft_bound(value: tf.Tensor, bound: float) -> tf.Tensor:
+    """Squeeze values into (-bound, bound): b tanh(v / b), the identity near 0."""
+    return bound * tf.tanh(value / bound)

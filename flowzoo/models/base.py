@@ -1,0 +1,336 @@
+"""Flow: layers on a base distribution, as a Keras model with a density."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from flowzoo import random
+from flowzoo.bijectors import FlowBijector, FlowDistribution
+from flowzoo.distributions import BaseDistribution, make_base
+from flowzoo.layers.base import FlowLayer, Shape, as_shape, event_size, flow_dtype
+from flowzoo.layers.chain import Chain
+from flowzoo.layers.preprocessing import Dequantize
+from flowzoo.models import checks
+from flowzoo.models.graphs import Graphs
+from flowzoo.models.saved_model import write_saved_model
+from flowzoo.models.trainable import Trainable
+
+LN2 = float(np.log(2.0))
+
+
+@keras.saving.register_keras_serializable("flowzoo")
+class Flow(Trainable, keras.Model):
+    """A normalizing flow: x = f(z) with z from a base distribution, as a Keras model.
+
+    log p(x) = log p_base(f^-1(x)) + log |det df^-1/dx|, in nats, of the user's own data: what brings
+    the data to a good scale (`Standardize`, `Dequantize`, `Logit`) is a layer with its log-determinant
+    like any other. `model(x)` and `model.predict(x)` give log_prob.
+
+    If the layer next to the data is `Dequantize`, the flow is discrete: it takes whole numbers, samples
+    whole numbers, and log_prob is the dequantisation bound on their log-probability. The noise of the
+    bound is a function of each example and `seed`; None stands for the seed 0, so that a score depends
+    on the example alone.
+
+    Args:
+        layers: FlowLayers from latent to data (the last is next to the data), or one FlowLayer.
+        event_shape: shape of one example.
+        condition_shape: shape of one condition; None for an unconditional flow.
+        num_classes: number of classes, where the condition is a class label; `condition_shape` is then ().
+        base: "normal", "logistic" or a `flowzoo.distributions.BaseDistribution`.
+        name: of the model.
+
+    Raises:
+        ValueError: a layer cannot take the shape, or both kinds of condition are given.
+        TypeError: a layer is not a FlowLayer.
+
+    References:
+        Papamakarios et al., Normalizing Flows for Probabilistic Modeling and Inference (2021),
+        https://arxiv.org/abs/1912.02762.
+    """
+
+    # Whether fit compiles with XLA when compile() is left to decide, by device type.
+    prefers_xla: ClassVar[dict[str, bool]] = {"CPU": False, "GPU": True}
+
+    def __init__(
+        self,
+        layers: Sequence[FlowLayer] | FlowLayer,
+        event_shape: Shape,
+        condition_shape: Shape | None = None,
+        num_classes: int | None = None,
+        base: BaseDistribution | str = "normal",
+        name: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        kwargs["dtype"] = flow_dtype(kwargs.get("dtype"))
+        super().__init__(name=name, **kwargs)
+        if isinstance(layers, dict | FlowLayer):
+            layers = [layers]
+        self.chain = Chain(layers, name="chain")
+        self.base = make_base(base)
+        self.event_shape = _checked_shape("event_shape", event_shape)
+        self.num_classes = num_classes
+        self.condition_shape, inner = _condition_shapes(condition_shape, num_classes)
+        self.chain.build_for(self.event_shape, inner)
+        self.latent_shape = self.chain.latent_shape
+        self.base.build((None, *self.latent_shape))
+        last = self.chain.chained[-1] if self.chain.chained else None
+        self.num_values = last.num_values if isinstance(last, Dequantize) else None
+        self._graphs = Graphs(self)
+        self.built = True
+
+    # -- what it is -------------------------------------------------------------------------------
+
+    @property
+    def discrete(self) -> bool:
+        """Whether the flow models whole numbers through dequantisation."""
+        return self.num_values is not None
+
+    @property
+    def data_range(self) -> tuple[float, float] | None:
+        """The interval in which data must lie, or None."""
+        return self.chain.data_range
+
+    @property
+    def data_dtype(self) -> str:
+        """The dtype of samples: uint8 (int32 beyond 256 values) for a discrete flow, else the flow's."""
+        if self.num_values is None:
+            return self.compute_dtype
+        return "uint8" if self.num_values <= 256 else "int32"
+
+    @property
+    def event_size(self) -> int:
+        """Number of entries of one example."""
+        return event_size(self.event_shape)
+
+    # -- pure tensor functions: traced, exported, differentiated ------------------------------------
+
+    def raw_log_prob(self, x: tf.Tensor, condition: tf.Tensor | None, seed: tf.Tensor) -> tf.Tensor:
+        """Return log p(x) of tensors that were checked; for use inside graphs."""
+        if self.discrete:
+            z, log_det = self._noisy_inverse(x, condition, seed)
+        else:
+            z, log_det = self.chain.flow_inverse(x, condition)
+        return self.base.log_prob(z, condition) + log_det
+
+    def _noisy_inverse(
+        self, x: tf.Tensor, condition: tf.Tensor | None, seed: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        *inner, dequantize = self.chain.chained
+        x, total = dequantize.noisy_inverse(x, seed)
+        for layer in reversed(inner):
+            x, log_det = layer.flow_inverse(x, condition)
+            total += log_det
+        return x, total
+
+    def raw_from_latent(self, z: tf.Tensor, condition: tf.Tensor | None) -> tf.Tensor:
+        """Return f(z) of tensors that were checked, in `data_dtype`."""
+        return tf.cast(self.chain.flow_forward(z, condition)[0], self.data_dtype)
+
+    def raw_to_latent(self, x: tf.Tensor, condition: tf.Tensor | None) -> tf.Tensor:
+        """Return f^-1(x) of tensors that were checked (the middle of the bin if discrete)."""
+        return self.chain.flow_inverse(x, condition)[0]
+
+    def raw_draw(
+        self, n: tf.Tensor, condition: tf.Tensor | None, temperature: tf.Tensor, seed: tf.Tensor
+    ) -> tf.Tensor:
+        """Draw n latents."""
+        shape = tf.concat([tf.reshape(n, [1]), tf.constant(self.latent_shape, tf.int32)], 0)
+        z = self.base.sample(shape, seed, temperature, condition)
+        return tf.ensure_shape(z, [None, *self.latent_shape])
+
+    def raw_sample(
+        self, n: tf.Tensor, condition: tf.Tensor | None, temperature: tf.Tensor, seed: tf.Tensor
+    ) -> tf.Tensor:
+        """Draw n samples."""
+        return self.raw_from_latent(self.raw_draw(n, condition, temperature, seed), condition)
+
+    def raw_sample_and_log_prob(
+        self, n: tf.Tensor, condition: tf.Tensor | None, temperature: tf.Tensor, seed: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """Draw n samples with their log_prob; one pass if the flow is continuous."""
+        z = self.raw_draw(n, condition, temperature, seed)
+        x, log_det = self.chain.flow_forward(z, condition)
+        if self.discrete:
+            return tf.cast(x, self.data_dtype), self.raw_log_prob(x, condition, random.as_seed(0))
+        return x, self.base.log_prob(z, condition) - log_det
+
+    # -- what users call --------------------------------------------------------------------------
+
+    def log_prob(self, x: Any, condition: Any = None, seed: Any = None) -> tf.Tensor:
+        """Return log p(x | condition) in nats.
+
+        Args:
+            x: data, [batch, *event_shape].
+            condition: [batch, *condition_shape], or one for all.
+            seed: of the dequantisation noise of a discrete flow, an integer or an int32 pair; None is 0.
+
+        Returns:
+            A tensor of shape [batch]. For a discrete flow: the dequantisation bound on the
+            log-probability of the whole numbers, with one draw of noise.
+
+        Raises:
+            ValueError: wrong shape, NaN or infinity, values out of range, a missing condition.
+            TypeError: `x` holds no numbers.
+        """
+        x = checks.data(self, x)
+        condition = checks.condition(self, condition, tf.shape(x)[0])
+        return self._graphs.log_prob(x, condition, random.as_seed(0 if seed is None else seed))
+
+    def bits_per_dim(self, x: Any, condition: Any = None, seed: Any = None) -> tf.Tensor:
+        """Return -log_prob / (D ln 2), [batch]; arguments and errors as `log_prob`.
+
+        Raises:
+            ValueError: the flow is continuous, for which bits per dimension have no meaning.
+        """
+        if not self.discrete:
+            raise ValueError(
+                f"{self.name} models continuous data: its log_prob is a density, and bits per dimension "
+                f"are defined for discrete data. Build the flow with num_values=, or use log_prob (nats)."
+            )
+        return -self.log_prob(x, condition, seed) / (self.event_size * LN2)
+
+    def sample(self, n: Any, condition: Any = None, temperature: Any = 1.0, seed: Any = None) -> tf.Tensor:
+        """Draw n samples.
+
+        Args:
+            n: number of samples, an integer of at least 0.
+            condition: [n, *condition_shape], or one for all.
+            temperature: spread of the base, above 0; below 1 gives likelier and less varied samples.
+            seed: an integer or an int32 pair; None draws afresh at each call.
+
+        Returns:
+            A tensor of shape [n, *event_shape]: whole numbers (uint8) for a discrete flow.
+
+        Raises:
+            ValueError: negative n, temperature not above 0, a missing or misshapen condition.
+            TypeError: n is not an integer.
+        """
+        return self._graphs.sample(*self._draw_arguments(n, condition, temperature, seed))
+
+    def sample_and_log_prob(
+        self, n: Any, condition: Any = None, temperature: Any = 1.0, seed: Any = None
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """Draw n samples with their log_prob (at temperature 1); arguments and errors as `sample`.
+
+        A continuous flow gives both from one pass; a discrete one scores its samples as `log_prob` does.
+        """
+        return self._graphs.sample_and_log_prob(*self._draw_arguments(n, condition, temperature, seed))
+
+    def _draw_arguments(self, n: Any, condition: Any, temperature: Any, seed: Any) -> tuple[Any, ...]:
+        n = checks.number_of_samples(n)
+        temperature = checks.temperature(temperature, self.compute_dtype)
+        return n, checks.condition(self, condition, n), temperature, random.as_seed(seed)
+
+    def to_latent(self, x: Any, condition: Any = None) -> tf.Tensor:
+        """Return z = f^-1(x), [batch, *latent_shape]; for a discrete flow that of the middle of the bin.
+
+        Arguments and errors: as `log_prob`.
+        """
+        x = checks.data(self, x)
+        return self._graphs.to_latent(x, checks.condition(self, condition, tf.shape(x)[0]))
+
+    def from_latent(self, z: Any, condition: Any = None) -> tf.Tensor:
+        """Return x = f(z), [batch, *event_shape]; for a discrete flow whole numbers (uint8).
+
+        Args:
+            z: latents, [batch, *latent_shape].
+            condition: [batch, *condition_shape], or one for all.
+
+        Raises:
+            ValueError: wrong shape, NaN or infinity, a missing condition.
+        """
+        z = checks.latent(self, z)
+        return self._graphs.from_latent(z, checks.condition(self, condition, tf.shape(z)[0]))
+
+    # -- TFP's views --------------------------------------------------------------------------------
+
+    def distribution(self, condition: Any = None) -> FlowDistribution:
+        """Return the flow as a `tfp.distributions.Distribution`.
+
+        Args:
+            condition: [*batch_shape, *condition_shape]; its leading dimensions become the batch shape.
+        """
+        if condition is None:
+            checks.condition(self, None)  # raises if the flow needs one
+        return FlowDistribution(self, condition, name=self.name)
+
+    def bijector(self, condition: Any = None) -> FlowBijector:
+        """Return the flow's map as a `tfp.bijectors.Bijector` (forward: latent to data)."""
+        if condition is not None and self.num_classes:
+            condition = checks.condition(self, condition)
+        return FlowBijector(self.chain, condition)
+
+    # -- Keras --------------------------------------------------------------------------------------
+
+    def call(self, inputs: Any, condition: Any = None) -> tf.Tensor:
+        """Return `log_prob`; `inputs` may be a pair (x, condition)."""
+        if isinstance(inputs, tuple | list):
+            inputs, condition = inputs
+        return self.log_prob(inputs, condition)
+
+    def export(self, filepath: Any, *, weights_dtype: str = "float32", overwrite: bool = False) -> None:  # type: ignore[override]
+        """Write a SavedModel that TensorFlow Serving takes.
+
+        Its signatures are `serving_default` (= `log_prob`), `log_prob`, `sample`, `to_latent` and
+        `from_latent`, with named inputs and outputs and any batch size.
+
+        Args:
+            filepath: the folder to write, `out/1` say; it appears whole or not at all.
+            weights_dtype: "float32", or "float16" or "bfloat16" to store matrices and kernels in half.
+            overwrite: replace a folder that is there.
+
+        Raises:
+            FileExistsError: `filepath` exists and `overwrite` is False.
+            OSError: it cannot be written.
+            ValueError: an unknown `weights_dtype`.
+        """
+        write_saved_model(self, filepath, weights_dtype=weights_dtype, overwrite=overwrite)
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the arguments that make an equal model."""
+        serialize = keras.saving.serialize_keras_object
+        return {
+            "layers": [serialize(layer) for layer in self.chain.chained],
+            "event_shape": self.event_shape,
+            "condition_shape": None if self.num_classes else self.condition_shape,
+            "num_classes": self.num_classes,
+            "base": serialize(self.base),
+            "name": self.name,
+            "dtype": self.compute_dtype,
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> Flow:
+        """Make a model from its config; its weights are then loaded or set."""
+        return cls(**config)
+
+
+def _checked_shape(name: str, shape: Any) -> Shape:
+    try:
+        sizes = as_shape(shape)
+    except TypeError as error:
+        raise TypeError(f"{name} takes a tuple of positive integers. Received: {shape!r}") from error
+    if not sizes or any(size < 1 for size in sizes):
+        raise ValueError(f"{name} takes a tuple of one or more positive integers. Received: {shape!r}")
+    return sizes
+
+
+def _condition_shapes(condition_shape: Any, num_classes: int | None) -> tuple[Shape | None, Shape | None]:
+    """Return the shape of a user's condition and of what the layers get."""
+    if num_classes is not None:
+        if condition_shape not in (None, (), []):
+            raise ValueError(
+                f"A class label has no shape: give num_classes or condition_shape. "
+                f"Received: num_classes={num_classes}, condition_shape={condition_shape}"
+            )
+        if isinstance(num_classes, bool) or not isinstance(num_classes, int) or num_classes < 2:
+            raise ValueError(f"num_classes takes an integer of at least 2. Received: {num_classes!r}")
+        return (), (num_classes,)
+    if condition_shape is None:
+        return None, None
+    return (shape := _checked_shape("condition_shape", condition_shape)), shape

@@ -1,0 +1,156 @@
+"""The data that fit and evaluate take, brought to one form and checked at the door."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from flowzoo.models import checks
+
+_KINDS = "an array, a pair (x, condition), a tf.data.Dataset or a keras.utils.PyDataset"
+
+
+def is_batched(x: Any) -> bool:
+    """Say whether `x` yields batches by itself."""
+    return isinstance(x, tf.data.Dataset | keras.utils.PyDataset | tf.distribute.DistributedDataset)
+
+
+def unpack(flow: Any, data: Any) -> tuple[tf.Tensor, tf.Tensor | None, tf.Tensor | None]:
+    """Return x, the condition as the layers take it, and the sample weights of one batch."""
+    x, condition, weight = keras.utils.unpack_x_y_sample_weight(data)
+    if isinstance(x, tuple | list) and condition is None:
+        x, condition = x
+    x = checks.data(flow, x)
+    return x, checks.condition(flow, condition, tf.shape(x)[0]), weight
+
+
+def training_data(flow: Any, x: Any, y: Any, name: str) -> tuple[Any, Any]:
+    """Check data for fit, evaluate or adapt; return (x, condition), datasets with checks in the pipeline.
+
+    Raises:
+        ValueError: wrong shapes, NaN or infinity, values out of range, a missing condition.
+        TypeError: data of a kind that is not taken.
+    """
+    if isinstance(x, tf.data.Dataset):
+        return _checked_dataset(flow, x, name), y
+    if is_batched(x):
+        return x, y
+    if isinstance(x, tuple | list) and y is None and len(x) in (2, 3) and _is_array(x[0]):
+        x, y = x[0], x[1]
+    if not _is_array(x):
+        raise TypeError(f"{name} takes {_KINDS}. Received: {type(x).__name__}")
+    x = np.asarray(x)
+    checks.data(flow, x, name)
+    if not len(x):
+        raise ValueError(f"{name} takes at least one example. Received: none")
+    y = None if y is None else np.asarray(y)
+    checks.condition(flow, y)
+    if y is not None and len(y) != len(x):
+        raise ValueError(f"{name} holds {len(x)} examples and {len(y)} conditions.")
+    return x, y
+
+
+def _is_array(x: Any) -> bool:
+    return isinstance(x, np.ndarray) or tf.is_tensor(x) or hasattr(x, "__array__")
+
+
+def _checked_dataset(flow: Any, dataset: tf.data.Dataset, name: str) -> tf.data.Dataset:
+    """Check a dataset's structure now and its values as they pass."""
+    if getattr(dataset, "_flowzoo_checked", False):
+        return dataset
+    parts = dataset.element_spec
+    x, condition, _ = keras.utils.unpack_x_y_sample_weight(parts)
+    if isinstance(x, tuple | list) and condition is None:
+        x, condition = x
+    if not isinstance(x, tf.TensorSpec):
+        raise TypeError(f"{name} takes a dataset of x or (x, condition). Received: elements {parts}")
+    checks.shaped(x, flow.event_shape, f"{name} (a dataset of batches)", "event_shape")
+    if condition is not None and flow.condition_shape is None:
+        raise ValueError(
+            f"{flow.name} takes no condition and {name} yields pairs. Drop the labels: "
+            f"dataset.map(lambda x, y: x)"
+        )
+    if condition is None and flow.condition_shape is not None:
+        checks.condition(flow, None)
+
+    def check(*elements: Any) -> Any:
+        first = elements[0]
+        value = first[0] if isinstance(first, tuple) else first
+        with tf.control_dependencies(_assertions(flow, value)):
+            return tf.nest.map_structure(tf.identity, elements if len(elements) > 1 else first)
+
+    checked = dataset
+    if not (flow.data_range and x.dtype == tf.uint8 and flow.num_values == 256):
+        checked = dataset.map(check, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True).prefetch(2)
+    checked._flowzoo_checked = True
+    return checked
+
+
+def _assertions(flow: Any, value: tf.Tensor) -> list[Any]:
+    found = []
+    if value.dtype.is_floating:
+        found.append(tf.debugging.Assert(tf.reduce_all(tf.math.is_finite(value)), [checks.NOT_FINITE]))
+    if flow.data_range is not None:
+        low, high = flow.data_range
+        wide = tf.cast(value, tf.float64)
+        inside = tf.reduce_all((wide >= low) & (wide <= high))
+        if flow.num_values and value.dtype.is_floating:
+            inside &= tf.reduce_all(tf.equal(wide, tf.floor(wide)))
+        found.append(tf.debugging.Assert(inside, [checks.OUT_OF_RANGE]))
+    return found
+
+
+@contextlib.contextmanager
+def clear_errors() -> Iterator[None]:
+    """Turn what the checks in a pipeline raise into ValueError."""
+    try:
+        yield
+    except tf.errors.InvalidArgumentError as error:
+        text = str(error)
+        if checks.NOT_FINITE in text:
+            raise ValueError("The dataset holds NaN or infinity: clean it, or mask those examples.") from error
+        if checks.OUT_OF_RANGE in text:
+            raise ValueError(
+                "The dataset holds values outside what the flow takes (its data_range; whole numbers if discrete)."
+            ) from error
+        raise
+
+
+def first_examples(x: Any, y: Any, wanted: int) -> tuple[np.ndarray, np.ndarray | None]:
+    """Return up to `wanted` examples, spread evenly over an array or from the start of batches.
+
+    Args:
+        x: an array, or something that yields batches of x or (x, condition).
+        y: conditions of an array.
+        wanted: the largest number of examples.
+    """
+    if not is_batched(x):
+        step = max(1, len(x) // wanted)
+        return x[::step][:wanted], None if y is None else y[::step][:wanted]
+    xs: list[np.ndarray] = []
+    conditions: list[np.ndarray] = []
+    for batch in _batches(x):
+        value, condition, _ = keras.utils.unpack_x_y_sample_weight(batch)
+        if isinstance(value, tuple | list) and condition is None:
+            value, condition = value
+        xs.append(np.asarray(value))
+        if condition is not None:
+            conditions.append(np.asarray(condition))
+        if sum(map(len, xs)) >= wanted:
+            break
+    if not xs:
+        return np.zeros([0]), None
+    return np.concatenate(xs)[:wanted], np.concatenate(conditions)[:wanted] if conditions else None
+
+
+def _batches(x: Any) -> Iterator[Any]:
+    if isinstance(x, keras.utils.PyDataset):
+        return (x[i] for i in range(x.num_batches or 0))
+    if isinstance(x, tf.distribute.DistributedDataset):
+        raise ValueError("A distributed dataset cannot be read twice: call model.adapt(data) before fit.")
+    return iter(x)

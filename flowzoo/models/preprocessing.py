@@ -1,0 +1,49 @@
+"""Which layers bring a user's data to the real line."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from flowzoo.layers.actnorm import Standardize
+from flowzoo.layers.base import FlowLayer, Shape
+from flowzoo.layers.preprocessing import Dequantize, Logit
+
+KINDS = ("auto", "standardize", "logit", "unit", "none")
+
+
+def preprocessing_layers(
+    kind: str, event_shape: Shape, num_values: int | str | None = "auto", alpha: float = 0.05
+) -> list[FlowLayer]:
+    """Return the layers next to the data, from latent to data.
+
+    Args:
+        kind: "auto" ("logit" for discrete data, else "standardize"), "standardize" (continuous data of
+            any scale), "logit" (the unit interval, or discrete data, to the real line), "unit" (discrete
+            data to the unit interval alone, as in NICE) or "none".
+        event_shape: shape of one example.
+        num_values: of discrete data, 256 for bytes; None for continuous data; "auto": 256 for images of
+            1, 3 or 4 channels (events of rank 3), else None.
+        alpha: of the logit.
+
+    Raises:
+        ValueError: an unknown kind, or one that does not suit the data.
+    """
+    if kind not in KINDS:
+        raise ValueError(f"preprocessing takes one of {', '.join(KINDS)}. Received: {kind!r}")
+    num_values = resolve_num_values(num_values, event_shape)
+    if kind == "auto":
+        kind = "logit" if num_values else "standardize"
+    if num_values is None:
+        if kind == "unit":
+            raise ValueError("preprocessing='unit' is for discrete data: give num_values=.")
+        return {"standardize": [Standardize()], "logit": [Logit(alpha)], "none": []}[kind]
+    inner: list[FlowLayer] = {"standardize": [Standardize()], "logit": [Logit(alpha)]}.get(kind, [])
+    return [*inner, Dequantize(num_values)]
+
+
+def resolve_num_values(num_values: int | str | None, event_shape: Any) -> int | None:
+    """Return the number of values of discrete data, None for continuous data."""
+    if num_values != "auto":
+        return num_values  # type: ignore[return-value]
+    image = len(event_shape) == 3 and event_shape[-1] in (1, 3, 4)
+    return 256 if image else None

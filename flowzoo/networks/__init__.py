@@ -1,0 +1,8 @@
+"""Conditioners: networks, in Keras 3, that parameterise the flow layers."""
+
+from flowzoo.networks.base import Conditioner
+from flowzoo.networks.convnet import ConvResNet
+from flowzoo.networks.made import MADE, MaskedDense
+from flowzoo.networks.mlp import MLP, ResidualMLP
+
+__all__ = ["MADE", "MLP", "Conditioner", "ConvResNet", "MaskedDense", "ResidualMLP"]

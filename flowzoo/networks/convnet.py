@@ -1,0 +1,119 @@
+"""Convolutional conditioner: residual blocks at the resolution of the image."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from flowzoo.networks.base import Conditioner, positive_int
+
+
+@keras.saving.register_keras_serializable("flowzoo")
+class Conv2D(keras.layers.Conv2D):
+    """`keras.layers.Conv2D` with padding "same" that also takes an empty batch.
+
+    On the CPU TensorFlow gives the result of an empty batch the channels of the input. The reshape
+    sets that right and is free for every other batch.
+    """
+
+    def convolution_op(self, inputs: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
+        """Convolve; see `keras.layers.Conv2D`."""
+        result = super().convolution_op(inputs, kernel)
+        return tf.reshape(result, [-1, *inputs.shape[1:3], self.filters])
+
+
+@keras.saving.register_keras_serializable("flowzoo")
+class ConvResNet(Conditioner):
+    """Pre-activation residual convolutions: 3×3 in, blocks of 1×1 and 3×3, 1×1 out.
+
+    A condition that is a vector is projected and added to every pixel of every block; one that is an
+    image is resized to the resolution and joins the input.
+
+    Args:
+        filters: channels of the hidden layers.
+        blocks: number of residual blocks.
+        activation: of the hidden layers.
+        kernel_size: of the spatial convolutions.
+        **kwargs: of `Conditioner`.
+
+    Raises:
+        ValueError: a size is not a positive integer, the event is not an image, or a condition is
+            neither a vector nor an image.
+
+    References:
+        Dinh et al., Density estimation using Real NVP (2017), https://arxiv.org/abs/1605.08803,
+        section 4.1; He et al. (2016), https://arxiv.org/abs/1603.05027.
+    """
+
+    def __init__(
+        self, filters: int = 64, blocks: int = 2, activation: Any = "relu", kernel_size: int = 3, **kwargs: Any
+    ) -> None:
+        super().__init__(activation, **kwargs)
+        self.filters = positive_int("filters", filters)
+        self.blocks = positive_int("blocks", blocks)
+        self.kernel_size = positive_int("kernel_size", kernel_size)
+
+    def _build(self) -> None:
+        shape, condition = self.shapes["input_shape"], self.shapes["condition_shape"]
+        if len(shape) != 3:
+            raise ValueError(f"ConvResNet takes events (height, width, channels). Received: {tuple(shape)}")
+        if condition is not None and len(condition) not in (0, 1, 3):
+            raise ValueError(f"ConvResNet takes a vector or an image as condition. Received: {tuple(condition)}")
+        height, width, channels = shape
+        joined = condition is not None and len(condition) == 3
+        self.first = self._conv(self.kernel_size, "first")
+        self.first.build((None, height, width, channels + (condition[2] if joined else 0)))
+        self.inner = []
+        for i in range(self.blocks):
+            pair = self._conv(self.kernel_size, f"block_{i}_a"), self._conv(1, f"block_{i}_b")
+            for layer in pair:
+                layer.build((None, height, width, self.filters))
+            self.inner.append(pair)
+        out = self.shapes["entry_shape"][-1] * self.shapes["params_per_entry"]
+        self.last = Conv2D(
+            out, self.kernel_size, padding="same", kernel_initializer="zeros", dtype=self.dtype_policy, name="last"
+        )
+        self.last.build((None, height, width, self.filters))
+        self.project = None
+        if condition is not None and not joined:
+            self._build_projection()
+
+    def _build_projection(self) -> None:
+        self.project = keras.layers.Dense(
+            self.filters * (self.blocks + 1), use_bias=False, dtype=self.hidden_dtype(), name="project"
+        )
+        self.project.build((None, self._sizes[2]))
+
+    def _conv(self, size: int, name: str) -> Conv2D:
+        return Conv2D(
+            self.filters,
+            size,
+            padding="same",
+            kernel_initializer="he_normal",
+            dtype=self.hidden_dtype(),
+            name=name,
+        )
+
+    def _offsets(self, condition: tf.Tensor | None) -> list[Any]:
+        if self.project is None:
+            return [0.0] * (self.blocks + 1)
+        projected = self.project(tf.reshape(condition, [-1, self._sizes[2]]))
+        return tf.split(projected[:, None, None, :], self.blocks + 1, axis=-1)
+
+    def _run(self, inputs: tf.Tensor, condition: tf.Tensor | None) -> tf.Tensor:
+        if condition is not None and self.project is None:
+            height, width, _ = self.shapes["input_shape"]
+            resized = tf.image.resize(condition, [height, width], antialias=False)
+            inputs = tf.concat([inputs, tf.cast(resized, inputs.dtype)], axis=-1)
+        offsets = self._offsets(condition)
+        x = self.first(inputs) + offsets[0]
+        for (first, second), offset in zip(self.inner, offsets[1:], strict=True):
+            x = x + second(self.activation(first(self.activation(x)) + offset))
+        return self.last(self.activation(x))
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the arguments that make an equal network."""
+        config = {"filters": self.filters, "blocks": self.blocks, "kernel_size": self.kernel_size}
+        return {**super().get_config(), **config}

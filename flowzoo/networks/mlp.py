@@ -1,0 +1,112 @@
+"""Fully connected conditioners: plain and residual."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from flowzoo.networks.base import Conditioner, hidden_sizes, positive_int
+
+
+def _flat(inputs: tf.Tensor, condition: tf.Tensor | None, size: int, condition_size: int | None) -> tf.Tensor:
+    """Join input and condition in one vector an example."""
+    inputs = tf.reshape(inputs, [-1, size])
+    if condition is None:
+        return inputs
+    return tf.concat([inputs, tf.reshape(condition, [-1, condition_size])], axis=-1)
+
+
+@keras.saving.register_keras_serializable("flowzoo")
+class MLP(Conditioner):
+    """A multilayer perceptron; the condition joins its input.
+
+    Args:
+        hidden_units: sizes of the hidden layers.
+        activation: of the hidden layers.
+        **kwargs: of `Conditioner`.
+
+    Raises:
+        ValueError: a size is not a positive integer.
+    """
+
+    def __init__(
+        self, hidden_units: Sequence[int] = (128, 128), activation: Any = "relu", **kwargs: Any
+    ) -> None:
+        super().__init__(activation, **kwargs)
+        self.hidden_units = hidden_sizes(hidden_units)
+
+    def _build(self) -> None:
+        size, out, condition = self._sizes
+        self.hidden = [
+            keras.layers.Dense(
+                units, self.activation, kernel_initializer="he_normal", dtype=self.hidden_dtype(), name=f"hidden_{i}"
+            )
+            for i, units in enumerate(self.hidden_units)
+        ]
+        self.last = keras.layers.Dense(out, kernel_initializer="zeros", dtype=self.dtype_policy, name="last")
+        width = size + (condition or 0)
+        for layer in [*self.hidden, self.last]:
+            layer.build((None, width))
+            width = layer.units
+
+    def _run(self, inputs: tf.Tensor, condition: tf.Tensor | None) -> tf.Tensor:
+        size, _, condition_size = self._sizes
+        x = _flat(inputs, condition, size, condition_size)
+        for layer in self.hidden:
+            x = layer(x)
+        return self.last(x)
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the arguments that make an equal network."""
+        return {**super().get_config(), "hidden_units": list(self.hidden_units)}
+
+
+@keras.saving.register_keras_serializable("flowzoo")
+class ResidualMLP(Conditioner):
+    """A perceptron of pre-activation residual blocks; the condition joins its input.
+
+    Args:
+        units: width of every layer.
+        blocks: number of residual blocks, two layers each.
+        activation: of the hidden layers.
+        **kwargs: of `Conditioner`.
+
+    Raises:
+        ValueError: `units` or `blocks` is not a positive integer.
+
+    References:
+        Durkan et al., Neural Spline Flows (2019), https://arxiv.org/abs/1906.04032, appendix B.1.
+    """
+
+    def __init__(self, units: int = 128, blocks: int = 2, activation: Any = "relu", **kwargs: Any) -> None:
+        super().__init__(activation, **kwargs)
+        self.units = positive_int("units", units)
+        self.blocks = positive_int("blocks", blocks)
+
+    def _build(self) -> None:
+        size, out, condition = self._sizes
+        hidden = self.hidden_dtype()
+
+        def dense(name: str) -> keras.layers.Dense:
+            return keras.layers.Dense(self.units, kernel_initializer="he_normal", dtype=hidden, name=name)
+
+        self.first = dense("first")
+        self.inner = [(dense(f"block_{i}_a"), dense(f"block_{i}_b")) for i in range(self.blocks)]
+        self.last = keras.layers.Dense(out, kernel_initializer="zeros", dtype=self.dtype_policy, name="last")
+        self.first.build((None, size + (condition or 0)))
+        for layer in [*(layer for pair in self.inner for layer in pair), self.last]:
+            layer.build((None, self.units))
+
+    def _run(self, inputs: tf.Tensor, condition: tf.Tensor | None) -> tf.Tensor:
+        size, _, condition_size = self._sizes
+        x = self.first(_flat(inputs, condition, size, condition_size))
+        for first, second in self.inner:
+            x = x + second(self.activation(first(self.activation(x))))
+        return self.last(self.activation(x))
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the arguments that make an equal network."""
+        return {**super().get_config(), "units": self.units, "blocks": self.blocks}

@@ -1,0 +1,125 @@
+"""The one source of noise: counter-based, stateless, the same under XLA and without it.
+
+Two kinds of noise are needed. Noise of a shape (`normal`, `uniform`) comes from TensorFlow's
+Philox generator. Noise of an example (`example_uniform`) is a hash of the example's own content and
+a seed: it does not depend on the batch, the position in it or the replica that holds it, so that a
+score is a function of the example and a run under several replicas equals a run under one.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+_ALG = "philox"
+# Weyl increment and finaliser of SplitMix64: Steele, Lea & Flood (2014), figure 15.
+_GOLDEN = 0x9E3779B97F4A7C15
+_MIX_1 = 0xBF58476D1CE4E5B9
+_MIX_2 = 0x94D049BB133111EB
+
+
+def as_seed(seed: Any = None) -> tf.Tensor:
+    """Return `seed` as the int32 pair that every function here takes.
+
+    Args:
+        seed: None (fresh from the operating system, so that no two calls agree), an integer, or an
+            integer tensor of shape [2].
+
+    Returns:
+        An int32 tensor of shape [2].
+
+    Raises:
+        TypeError: `seed` is neither None, an integer nor an integer tensor of shape [2].
+    """
+    if seed is None:
+        words = np.random.SeedSequence().generate_state(2)
+        return tf.constant((words >> 1).astype("int32"))
+    if isinstance(seed, int | np.integer) and not isinstance(seed, bool):
+        value = int(seed) & 0xFFFFFFFFFFFFFFFF
+        words = np.array([value & 0xFFFFFFFF, value >> 32], dtype="uint32")
+        return tf.constant(words.view("int32"))
+    if not hasattr(seed, "shape") and not isinstance(seed, list | tuple):
+        raise TypeError(f"seed takes None, an integer or two integers. Received: {seed!r}")
+    tensor = tf.convert_to_tensor(seed)
+    if not tensor.dtype.is_integer or tensor.shape.rank != 1 or tensor.shape[0] not in (2, None):
+        raise TypeError(
+            f"seed takes None, an integer or an integer tensor of shape [2]. "
+            f"Received: {tensor.dtype.name} of shape {tuple(tensor.shape)}"
+        )
+    return tf.cast(tensor, tf.int32)
+
+
+def fold_in(seed: Any, data: Any) -> tf.Tensor:
+    """Return the seed of the `data`-th child of `seed`."""
+    return tf.random.experimental.stateless_fold_in(as_seed(seed), data, alg=_ALG)
+
+
+def normal(shape: Any, seed: Any, dtype: Any = "float32") -> tf.Tensor:
+    """Draw standard normal noise of `shape`."""
+    return tf.random.stateless_normal(shape, as_seed(seed), dtype=dtype, alg=_ALG)
+
+
+def uniform(shape: Any, seed: Any, dtype: Any = "float32") -> tf.Tensor:
+    """Draw uniform noise in [0, 1) of `shape`."""
+    return tf.random.stateless_uniform(shape, as_seed(seed), dtype=dtype, alg=_ALG)
+
+
+def _signed(value: int) -> int:
+    return value - (1 << 64) if value >= 1 << 63 else value
+
+
+def _shift_right(value: tf.Tensor, bits: int) -> tf.Tensor:
+    # int64 shifts keep the sign; the mask makes the shift logical. (uint64 lacks GPU kernels.)
+    mask = tf.constant((1 << (64 - bits)) - 1, tf.int64)
+    return tf.bitwise.bitwise_and(tf.bitwise.right_shift(value, tf.constant(bits, tf.int64)), mask)
+
+
+def _mix(value: tf.Tensor) -> tf.Tensor:
+    value = tf.bitwise.bitwise_xor(value, _shift_right(value, 30)) * tf.constant(_signed(_MIX_1), tf.int64)
+    value = tf.bitwise.bitwise_xor(value, _shift_right(value, 27)) * tf.constant(_signed(_MIX_2), tf.int64)
+    return tf.bitwise.bitwise_xor(value, _shift_right(value, 31))
+
+
+def _weyl(count: int) -> tf.Tensor:
+    steps = (np.arange(1, count + 1, dtype="uint64") * np.uint64(_GOLDEN)).view("int64")
+    return tf.constant(steps)
+
+
+def example_keys(x: tf.Tensor) -> tf.Tensor:
+    """Hash each example of a batch to 64 bits.
+
+    Args:
+        x: a numeric tensor of shape [batch, ...] with static event dimensions.
+
+    Returns:
+        An int64 tensor of shape [batch]; equal examples have equal keys.
+    """
+    size = int(np.prod(x.shape[1:], dtype="int64"))
+    flat = tf.reshape(x, [-1, size])
+    if flat.dtype.is_floating:
+        # Adding zero makes -0.0 equal to 0.0 before the bits are read.
+        bits = tf.cast(tf.bitcast(tf.cast(flat, tf.float32) + 0.0, tf.int32), tf.int64)
+    else:
+        bits = tf.cast(flat, tf.int64)
+    return tf.reduce_sum(_mix(bits + _weyl(size)), axis=1)
+
+
+def example_uniform(x: tf.Tensor, seed: Any, dtype: Any = "float32") -> tf.Tensor:
+    """Draw uniform noise in [0, 1) of the shape of `x`, a function of each example and the seed.
+
+    Args:
+        x: a numeric tensor of shape [batch, ...] with static event dimensions.
+        seed: whatever `as_seed` takes.
+        dtype: of the result.
+
+    Returns:
+        A tensor of the shape of `x`: 24 random bits an element.
+    """
+    size = int(np.prod(x.shape[1:], dtype="int64"))
+    words = tf.cast(as_seed(seed), tf.int64)
+    key = _mix(words[0] * tf.constant(_signed(_GOLDEN), tf.int64) + _mix(words[1]))
+    bits = _mix(tf.bitwise.bitwise_xor(example_keys(x), key)[:, None] + _weyl(size))
+    noise = tf.cast(_shift_right(bits, 40), dtype) * tf.constant(2.0**-24, dtype)
+    return tf.reshape(noise, tf.shape(x))

@@ -1,0 +1,38 @@
+"""Every public layer, in every case it names, has every property."""
+
+from __future__ import annotations
+
+import pytest
+
+import flowzoo.layers
+from flowzoo.layers import FlowLayer
+from tests.harness import PROPERTIES, Subject, subjects_of
+
+LAYERS = [
+    value
+    for name in flowzoo.layers.__all__
+    if isinstance(value := getattr(flowzoo.layers, name), type) and issubclass(value, FlowLayer)
+]
+# Bases that cannot stand alone, with the reason.
+ABSTRACT = {
+    "FlowLayer": "the contract itself",
+    "Coupling": "no transform of its own",
+    "MaskedAutoregressive": "no transform of its own",
+    "DataAffine": "the base of ActNorm and Standardize",
+}
+CONCRETE = [cls for cls in LAYERS if cls.__name__ not in ABSTRACT]
+SUBJECTS = [subject for cls in CONCRETE for subject in subjects_of(cls)]
+
+
+@pytest.mark.parametrize("cls", CONCRETE, ids=lambda cls: cls.__name__)
+def test_every_layer_says_how_it_is_tested(cls: type[FlowLayer]) -> None:
+    cases = cls.cases()
+    assert cases, f"{cls.__name__}.cases() is empty"
+    assert any(case.condition_shape for case in cases) or cls.__name__ in ("Invert",), "no case has a condition"
+    assert cls.__doc__ and "log" in cls.__doc__.lower() or cls.__name__ == "Invert", "say what the log-det is"
+
+
+@pytest.mark.parametrize("check", PROPERTIES)
+@pytest.mark.parametrize("subject", SUBJECTS, ids=lambda s: f"{s.cls.__name__}-{s.index}")
+def test_property(subject: Subject, check: str) -> None:
+    PROPERTIES[check](subject)

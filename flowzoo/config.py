@@ -6,6 +6,7 @@ range is an error that names the file, the key and what is accepted.
 
 from __future__ import annotations
 
+import copy
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -187,10 +188,10 @@ class EntryConfig(_Part):
 
 
 def check_name(name: object) -> None:
-    """Raises ValueError for what cannot be the name of an entry, and thus not the name of its folder either."""
+    """Raises ValueError for what cannot be the name of an entry, and thus not that of its folder either."""
     if not isinstance(name, str) or re.fullmatch(NAME_PATTERN, name) is None:
         raise ValueError(
-            f"name: received {name!r}; accepted: the name of an entry, <architecture>_<dataset> in lower case."
+            f"name: received {name!r}; accepted: an entry's name, <architecture>_<dataset> in lower case."
         )
 
 
@@ -212,7 +213,8 @@ def parse_config(content: Mapping[str, Any], origin: str = "the configuration") 
         accepted = ", ".join(EntryConfig.model_fields)
         raise ConfigError(f"{origin}: received {received}; accepted: a mapping with the keys {accepted}.")
     try:
-        return EntryConfig.model_validate(dict(content))
+        # Copied, because pydantic would keep the caller's own lists and mappings in `args` and `options`.
+        return EntryConfig.model_validate(copy.deepcopy(dict(content)))
     except ValidationError as error:
         raise ConfigError(_message(origin, problems(EntryConfig, error))) from error
 

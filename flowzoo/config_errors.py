@@ -51,7 +51,8 @@ def problems(model: type[BaseModel], error: ValidationError) -> Iterator[str]:
             yield f"{_dotted((*keys, name))}: unknown key.{near} Accepted: {_keys(annotation)}."
         elif keys not in seen:  # A union reports each of its members.
             seen.add(keys)
-            accepted = "text as a key" if found["type"] == "invalid_key" else describe(annotation)
+            wrong_key = found["type"] == "invalid_key" or found["loc"][-1] == "[key]"
+            accepted = "text as a key" if wrong_key else describe(annotation)
             yield f"{_dotted(keys)}: {_received(found)}; accepted: {accepted}."
 
 

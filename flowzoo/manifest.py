@@ -140,8 +140,8 @@ def verify(
     except CorruptWeightsError as error:
         raise CorruptWeightsError(
             f"The weights{f' of {name!r}' if name else ''} are refused. {error} What to do: delete {folder} "
-            "and load again to fetch them anew, reinstall flowzoo if they came with the package, or train them "
-            f"with `flowzoo train {name or 'NAME'}`."
+            "and load again to fetch them anew, reinstall flowzoo if they came with the package, or train "
+            f"them with `flowzoo train {name or 'NAME'}`."
         ) from error
 
 

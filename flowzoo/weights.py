@@ -170,9 +170,9 @@ def read_variables(saved_model_dir: str | os.PathLike[str]) -> list[np.ndarray]:
         if not indices or indices != list(range(len(indices))):
             raise CorruptWeightsError(f"{prefix}: the weights 0 to n-1 are expected, but it has {indices}.")
         return [checkpoint.get_tensor(_key(index)) for index in indices]
-    except (tf.errors.OpError, ValueError, RuntimeError) as error:
-        if isinstance(error, CorruptWeightsError):
-            raise
+    except CorruptWeightsError:
+        raise
+    except (tf.errors.OpError, ValueError, IndexError, RuntimeError) as error:
         raise CorruptWeightsError(f"{prefix}: the variables cannot be read: {error}.") from error
 
 

@@ -7,9 +7,10 @@ import os
 import subprocess
 import sys
 
-import capi
 import numpy as np
 import pytest
+
+from tests import capi
 
 
 @pytest.fixture(scope="module")

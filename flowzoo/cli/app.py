@@ -1,0 +1,149 @@
+"""Joins the commands, and turns errors into messages and exit codes."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any
+
+import typer
+
+from flowzoo.cli import catalogue, making, sampling, scoring
+from flowzoo.cli.codes import MEANINGS, Code, code_of
+from flowzoo.cli.quiet import debugging
+
+_SETTINGS = {"help_option_names": ["-h", "--help"]}
+_VARIABLES = {
+    "FLOWZOO_HOME": "the cache of downloaded and trained weights",
+    "FLOWZOO_DATA": "folders of data sets",
+    "FLOWZOO_BASE_URL": "where weights are downloaded from",
+    "FLOWZOO_DEBUG": "1 shows the traceback of an error, and TensorFlow's own log",
+}
+
+
+def _paragraph(title: str, lines: Sequence[str]) -> str:
+    return "\n".join([f"{title}:", *(f"  {line}" for line in lines)])
+
+
+def _epilog() -> str:
+    first = [
+        "flowzoo list",
+        "flowzoo sample realnvp_mnist --num 64 --out digits.png",
+        "flowzoo COMMAND --help",
+    ]
+    codes = [f"{code.value:>3}  {meaning}" for code, meaning in MEANINGS.items()]
+    variables = [f"{name:<16}  {meaning}" for name, meaning in _VARIABLES.items()]
+    parts = (("Begin with", first), ("Exit codes", codes), ("Environment", variables))
+    return "\n\n".join(_paragraph(title, lines) for title, lines in parts)
+
+
+app = typer.Typer(
+    help="Normalizing flows for Keras and TensorFlow: named, trained, verified, ready to serve.",
+    epilog=_epilog(),
+    no_args_is_help=True,
+    add_completion=False,
+    context_settings=_SETTINGS,
+    pretty_exceptions_enable=False,
+)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        from importlib import metadata
+
+        sys.stdout.write(f"flowzoo {metadata.version('flowzoo')}\n")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    """Holds the options of the command itself."""
+
+
+_COMMANDS: tuple[tuple[str, Callable[..., Any], Sequence[str]], ...] = (
+    (
+        "list",
+        catalogue.list_entries,
+        ["flowzoo list", "flowzoo list '*_mnist' --pretrained", "flowzoo list --json"],
+    ),
+    ("info", catalogue.info, ["flowzoo info realnvp_mnist", "flowzoo info realnvp_mnist --json"]),
+    (
+        "sample",
+        sampling.sample,
+        [
+            "flowzoo sample realnvp_mnist --num 64 --out digits.png",
+            "flowzoo sample maf_moons --num 10000 --seed 1 --out moons.csv",
+            "flowzoo sample realnvp_mnist --source path:runs/realnvp_mnist --out mine.png",
+        ],
+    ),
+    (
+        "score",
+        scoring.score,
+        [
+            "flowzoo score maf_moons --data points.csv --out scores.csv",
+            "flowzoo score realnvp_mnist --data fashion_mnist --limit 1000 --out scores.csv",
+            "flowzoo score realnvp_moons --data moons -o noise=0.2 --json",
+        ],
+    ),
+    (
+        "train",
+        making.train,
+        [
+            "flowzoo train realnvp_moons --out runs",
+            "flowzoo train realnvp_mnist --epochs 1 --limit 1000 --out runs --json",
+        ],
+    ),
+    (
+        "evaluate",
+        scoring.evaluate,
+        [
+            "flowzoo evaluate realnvp_mnist",
+            "flowzoo evaluate realnvp_mnist --split validation --limit 1000 --json",
+        ],
+    ),
+    (
+        "export",
+        making.export,
+        ["flowzoo export realnvp_mnist served", "flowzoo export realnvp_mnist served --version 7"],
+    ),
+    ("verify", catalogue.verify, ["flowzoo verify realnvp_mnist", "flowzoo verify --all"]),
+    ("doctor", catalogue.doctor, ["flowzoo doctor", "flowzoo doctor --json"]),
+)
+
+for _name, _function, _examples in _COMMANDS:
+    app.command(_name, epilog=_paragraph("Examples", _examples), context_settings=_SETTINGS)(_function)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command line.
+
+    Args:
+        arguments: What follows `flowzoo`; by default what the process was given.
+
+    Returns:
+        The exit code; `flowzoo --help` lists their meanings.
+    """
+    try:
+        app(args=None if arguments is None else list(arguments), prog_name="flowzoo")
+    except SystemExit as stop:
+        return stop.code if isinstance(stop.code, int) else Code.OK if stop.code is None else Code.FAILURE
+    except (Exception, KeyboardInterrupt) as error:
+        if debugging():
+            raise
+        return _report(error)
+    return Code.OK
+
+
+def _report(error: BaseException) -> Code:
+    code = code_of(error)
+    message = str(error) or type(error).__name__
+    if code == Code.FAILURE:
+        message = f"{type(error).__name__}: {message}"
+    sys.stderr.write(f"flowzoo: {'interrupted' if code == Code.INTERRUPTED else message}\n")
+    if code in (Code.FAILURE, Code.USAGE):
+        sys.stderr.write("FLOWZOO_DEBUG=1 shows where it happened.\n")
+    return code

@@ -1,0 +1,143 @@
+"""The files that commands read and write: examples to score, samples and scores."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from flowzoo.errors import DataError
+from flowzoo.files import write_atomic
+
+SAMPLE_SUFFIXES = (".png", ".npy", ".npz", ".csv")
+SCORE_SUFFIXES = (".csv", ".npy", ".npz")
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
+DATA_SUFFIXES = (".npy", ".npz", ".csv", ".parquet", *IMAGE_SUFFIXES)
+
+
+def check_target(path: Path, suffixes: Sequence[str]) -> None:
+    """Looks whether a file can be written, before minutes are spent on what is to be in it.
+
+    Args:
+        path: The file.
+        suffixes: The endings of its name that are accepted.
+
+    Raises:
+        ValueError: The name ends otherwise.
+        OSError: Its folder is missing, or it is a folder itself.
+    """
+    if path.suffix.lower() not in suffixes:
+        raise ValueError(
+            f"The file's name must end in one of {', '.join(suffixes)}. Received: {str(path)!r}."
+        )
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} is a folder; name a file.")
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"The folder {path.parent} does not exist; make it first.")
+
+
+def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Writes named arrays with one row an example: all to .npz, the first to .npy, side by side to .csv."""
+    suffix = path.suffix.lower()
+    if suffix == ".csv":
+        write_atomic(path, csv_text(arrays))
+        return
+    buffer = io.BytesIO()
+    if suffix == ".npz":
+        np.savez(buffer, **arrays)  # type: ignore[arg-type]
+    else:
+        np.save(buffer, next(iter(arrays.values())), allow_pickle=False)
+    write_atomic(path, buffer.getvalue())
+
+
+def csv_text(arrays: Mapping[str, np.ndarray]) -> str:
+    """Lays arrays side by side as CSV text; `[n, ...]` of name x becomes x0, x1 and so on."""
+    import pandas as pd
+
+    columns: dict[str, np.ndarray] = {}
+    for name, array in arrays.items():
+        flat = array.reshape(len(array), -1)
+        single = array.ndim == 1
+        columns.update(
+            {name if single else f"{name}{index}": flat[:, index] for index in range(flat.shape[1])}
+        )
+    return pd.DataFrame(columns).to_csv(index=False)
+
+
+def read_examples(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
+    """Reads the examples of a file, all of them.
+
+    Args:
+        path: A .npy array `[n, ...]`; a .npz with `x` (or one array) and perhaps `condition`; a .csv or
+            .parquet table, each column a number; an image, or a folder of images of one size.
+
+    Returns:
+        The examples `[n, ...]` and the conditions or None.
+
+    Raises:
+        DataError: The file cannot be read, or does not hold finite numbers in rows.
+    """
+    suffix = path.suffix.lower()
+    if not path.is_dir() and suffix not in DATA_SUFFIXES:
+        raise DataError(f"{path}: examples are read from {', '.join(DATA_SUFFIXES)} or a folder of images.")
+    try:
+        x, condition = _read(path, suffix)
+    except DataError:
+        raise
+    except (OSError, ValueError, KeyError, EOFError) as error:
+        raise DataError(f"{path} cannot be read as {suffix or 'a folder of images'}: {error}") from error
+    if x.ndim < 2 or x.dtype.kind not in "uif":
+        raise DataError(f"{path}: examples are numbers [n, ...]. Received: {x.dtype} of shape {x.shape}.")
+    bad = np.flatnonzero(~np.isfinite(x.reshape(len(x), -1)).all(-1))
+    if len(bad):
+        raise DataError(f"{path}: NaN or inf in {len(bad)} of {len(x)} examples, first in number {bad[0]}.")
+    return x, condition
+
+
+def _read(path: Path, suffix: str) -> tuple[np.ndarray, np.ndarray | None]:
+    if path.is_dir() or suffix in IMAGE_SUFFIXES:
+        return _read_images(path), None
+    if suffix == ".npy":
+        return np.load(path, allow_pickle=False), None
+    if suffix == ".npz":
+        return _read_npz(path)
+    return _read_table(path, suffix), None
+
+
+def _read_npz(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
+    with np.load(path, allow_pickle=False) as content:
+        arrays = dict(content)
+    key = "x" if "x" in arrays else next(iter(arrays), None) if len(arrays) == 1 else None
+    if key is None:
+        raise DataError(f"{path}: no array 'x' among {sorted(arrays)}.")
+    return arrays[key], arrays.get("condition")
+
+
+def _read_table(path: Path, suffix: str) -> np.ndarray:
+    import pandas as pd
+
+    frame: Any = pd.read_csv(path) if suffix == ".csv" else pd.read_parquet(path)
+    words = [str(name) for name in frame.columns if not pd.api.types.is_numeric_dtype(frame[name])]
+    if words:
+        raise DataError(f"{path}: the columns {words} do not hold numbers; leave them out.")
+    return frame.to_numpy()
+
+
+def _read_images(path: Path) -> np.ndarray:
+    from PIL import Image
+
+    names = sorted(path.iterdir()) if path.is_dir() else [path]
+    names = [name for name in names if name.suffix.lower() in IMAGE_SUFFIXES]
+    if not names:
+        raise DataError(f"{path}: no images ({', '.join(IMAGE_SUFFIXES)}) in this folder.")
+    images = []
+    for name in names:
+        with Image.open(name) as image:
+            pixels = np.asarray(image.convert("L" if image.mode in ("1", "L") else "RGB"))
+        images.append(pixels if pixels.ndim == 3 else pixels[..., None])
+        if images[-1].shape != images[0].shape:
+            raise DataError(f"{name} is {images[-1].shape}, but {names[0].name} is {images[0].shape}.")
+    return np.stack(images)

@@ -1,0 +1,103 @@
+"""`flowzoo train` and `flowzoo export`: makes weights, and SavedModels from them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from flowzoo import registry
+from flowzoo.cli.console import Talk
+from flowzoo.cli.loading import load_model
+from flowzoo.cli.options import DataDir, Json, Limit, Name, WeightsSource
+from flowzoo.cli.quiet import import_tensorflow
+
+_DTYPES = ("float32", "float16", "bfloat16")
+
+
+def train(
+    name: Name,
+    out: Annotated[
+        Path, typer.Option("--out", metavar="DIR", help="The result is written to DIR/NAME.")
+    ] = Path("runs"),
+    epochs: Annotated[int | None, typer.Option(min=1, help="Else as the entry's file says.")] = None,
+    strategy: Annotated[str, typer.Option(help="auto (all GPUs of this machine), one, mirrored …")] = "auto",
+    seed: Annotated[
+        int | None, typer.Option(min=0, max=2**31 - 1, help="Else as the entry's file says.")
+    ] = None,
+    data_dir: DataDir = None,
+    limit: Limit = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Train an entry as its file in zoo_configs/ says; write weights, card and SavedModel together."""
+    talk = Talk(as_json)
+    config = registry.get_config(name)
+    if out.exists() and not out.is_dir():
+        raise NotADirectoryError(f"--out: {out} is a file; name a folder.")
+    talk.say(f"{name}: {config.description}")
+
+    import_tensorflow()
+    import flowzoo
+
+    with talk.output_for_people():
+        result = flowzoo.train(
+            name,
+            out=out,
+            epochs=epochs,
+            strategy=strategy,
+            seed=seed,
+            data_dir=data_dir,
+            limit=limit,
+            verbose=0 if quiet else 1,
+        )
+    bits = f", {result.bits_per_dim:.4f} bits/dim" if result.bits_per_dim is not None else ""
+    talk.say(f"Wrote {result.path}: loss {result.loss:.4f} nats{bits}, {result.seconds:.0f} s.")
+    talk.say(f"Use it: flowzoo sample {name} --source path:{result.path} --out samples.png")
+    talk.result(_line(result))
+
+
+def _line(result: Any) -> dict[str, Any]:
+    return {
+        "name": result.name,
+        "loss": result.loss,
+        "unit": "nats",
+        "bits_per_dim": result.bits_per_dim,
+        "path": result.path,
+        "seconds": result.seconds,
+    }
+
+
+def export(
+    name: Name,
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="The model is written to DIR/NAME/VERSION.")],
+    version: Annotated[
+        int | None, typer.Option(min=1, help="Else the one after the highest that is there, 1 at first.")
+    ] = None,
+    weights_dtype: Annotated[
+        str, typer.Option(help="How weights are stored: float32, float16 or bfloat16.")
+    ] = "float32",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a version that is there.")] = False,
+    source: WeightsSource = None,
+    as_json: Json = False,
+) -> None:
+    """Export an entry as a SavedModel with the signatures log_prob, sample, to_latent and from_latent."""
+    talk = Talk(as_json)
+    if weights_dtype not in _DTYPES:
+        raise ValueError(f"--weights-dtype is one of {', '.join(_DTYPES)}. Received: {weights_dtype!r}.")
+    registry.get_config(name)
+    target = folder / name / str(version or _next_version(folder / name))
+    if target.exists() and not overwrite:
+        raise FileExistsError(f"{target} exists already; give --overwrite or another --version.")
+    model = load_model(name, source, talk)
+    model.export(target, weights_dtype=weights_dtype, overwrite=overwrite)
+    talk.say(f"Wrote {target}. Serve it with TensorFlow Serving:")
+    talk.say(f"  tensorflow_model_server --model_name={name} --model_base_path={target.parent.resolve()}")
+    talk.result({"name": name, "path": target, "version": int(target.name)})
+
+
+def _next_version(folder: Path) -> int:
+    """Returns the version after the highest; a server takes folders with whole numbers as versions."""
+    names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+    return max((int(name) for name in names if name.isdecimal()), default=0) + 1

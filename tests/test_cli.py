@@ -1,0 +1,419 @@
+"""The command line: its help, its exit codes, its files, and that a program can read what it says."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from flowzoo import registry, weights
+from flowzoo.cli import app, codes, files, main, options
+from flowzoo.cli.console import Talk
+
+ROOT = Path(__file__).resolve().parent.parent
+COMMANDS = ("list", "info", "sample", "score", "train", "evaluate", "export", "verify", "doctor")
+
+
+def trained(*, conditional=False):
+    """The smallest entries with weights, by name."""
+    names = [name for name in registry.list_models("test_*") if weights.find_local(name)]
+    configs = [registry.get_config(name) for name in names]
+    return [
+        config.name
+        for config in configs
+        if conditional == bool(config.model.num_classes or config.model.condition_shape)
+    ]
+
+
+def discrete(name):
+    return registry.get_config(name).card.metric == "bits_per_dim"
+
+
+@pytest.fixture
+def run(capsys, monkeypatch):
+    """Runs the command line in this process; returns its exit code, standard output and standard error."""
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def run(*arguments):
+        code = main([str(argument) for argument in arguments])
+        captured = capsys.readouterr()
+        return int(code), captured.out, captured.err
+
+    return run
+
+
+def in_process(*arguments, **environment):
+    """Runs the command line in a process of its own."""
+    command = [sys.executable, "-m", "flowzoo.cli", *map(str, arguments)]
+    variables = {**os.environ, **environment}
+    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=variables)
+
+
+# --- Help ---------------------------------------------------------------------------------------------------
+
+
+def test_help_names_every_command_and_every_exit_code(run):
+    code, out, _ = run("--help")
+    assert code == 0
+    assert all(command in out for command in COMMANDS)
+    assert all(meaning in out and str(number.value) in out for number, meaning in codes.MEANINGS.items())
+    assert set(codes.MEANINGS) == set(codes.Code)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_teaches_by_examples_that_parse(run, command):
+    code, out, _ = run(command, "--help")
+    assert code == 0
+    examples = next(examples for name, _, examples in app._COMMANDS if name == command)
+    for example in examples:
+        assert example in out
+        words = example.replace("'", "").split()
+        assert words[:2] == ["flowzoo", command]
+        given = [word for word in words[2:] if word.startswith("--")]
+        assert all(option in out for option in given)
+
+
+def test_help_and_list_need_no_tensorflow():
+    code = """
+import sys
+from flowzoo.cli import main
+codes = [main(["--help"]), main(["list"]), main(["list", "--json"])]
+sys.exit(any(codes) or "tensorflow" in sys.modules)
+"""
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True).returncode == 0
+
+
+# --- Errors -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["nothing"], codes.Code.USAGE, "nothing"),
+        (["sample"], codes.Code.USAGE, "NAME"),
+        (["sample", "realnvp_mnist"], codes.Code.USAGE, "--out"),
+        (["sample", "realnvp_mnist", "--out", "x.png", "--num", "0"], codes.Code.USAGE, "--num"),
+        (["sample", "realnvp_mnist", "--out", "x.gif"], codes.Code.USAGE, ".png, .npy"),
+        (["sample", "realnvp_mnist", "--out", "x.png", "--temperature", "0"], codes.Code.USAGE, "above 0"),
+        (["sample", "realnvp_mnist", "--out", "x.png", "--temperature", "nan"], codes.Code.USAGE, "above 0"),
+        (["sample", "realnvp_mnist", "--out", "no/x.png"], codes.Code.USAGE, "no does not exist"),
+        (["sample", "realnvp_minst", "--out", "x.png"], codes.Code.UNKNOWN_NAME, "realnvp_minst"),
+        (["info", "realnvp_minst"], codes.Code.UNKNOWN_NAME, "realnvp_minst"),
+        (["evaluate", "realnvp_minst"], codes.Code.UNKNOWN_NAME, "realnvp_minst"),
+        (["train", "realnvp_minst"], codes.Code.UNKNOWN_NAME, "realnvp_minst"),
+        (["export", "realnvp_minst", "out"], codes.Code.UNKNOWN_NAME, "realnvp_minst"),
+        (["verify", "realnvp_minst"], codes.Code.UNKNOWN_NAME, "realnvp_minst"),
+        (["verify"], codes.Code.USAGE, "--all"),
+        (["score", "x_y", "--data", "none.npy"], codes.Code.USAGE, "none.npy"),
+        (["score", "x_y", "--data", "mooons"], codes.Code.UNKNOWN_NAME, "moons"),
+        (["score", "x_y", "--data", "moons", "-o", "noise"], codes.Code.USAGE, "KEY=VALUE"),
+        (["score", "x_y", "--data", "moons", "-o", "noisy=1"], codes.Code.USAGE, "noise"),
+        (["score", "x_y", "--data", "moons", "--split", "tests"], codes.Code.USAGE, "test"),
+        (["score", "x_y", "--data", "moons"], codes.Code.UNKNOWN_NAME, "x_y"),
+    ],
+)
+def test_mistakes_end_with_a_message_and_their_code(run, monkeypatch, tmp_path, arguments, code, message):
+    monkeypatch.chdir(tmp_path)
+    got, out, err = run(*arguments)
+    assert (got, message in err, "Traceback" in err) == (code, True, False), err
+    assert out == ""
+    assert not list(tmp_path.iterdir())
+
+
+def test_debug_shows_where_an_error_happened():
+    shown = in_process("info", "realnvp_minst", FLOWZOO_DEBUG="1")
+    hidden = in_process("info", "realnvp_minst", FLOWZOO_DEBUG="0")
+    assert "Traceback" in shown.stderr
+    assert shown.returncode != 0
+    assert "Traceback" not in hidden.stderr
+    assert hidden.returncode == codes.Code.UNKNOWN_NAME
+
+
+def test_every_error_of_flowzoo_has_a_code():
+    from flowzoo import errors
+
+    expected = {
+        errors.ConfigError: codes.Code.USAGE,
+        errors.UnknownNameError: codes.Code.UNKNOWN_NAME,
+        errors.WeightsError: codes.Code.WEIGHTS,
+        errors.NoWeightsError: codes.Code.WEIGHTS,
+        errors.CorruptWeightsError: codes.Code.WEIGHTS,
+        errors.DownloadError: codes.Code.WEIGHTS,
+        errors.DataError: codes.Code.USAGE,
+        errors.MissingDataError: codes.Code.MISSING_DATA,
+    }
+    for kind, code in expected.items():
+        assert codes.code_of(kind("why")) == code
+    assert codes.code_of(OSError(28, "No space left on device")) == codes.Code.FAILURE
+    assert codes.code_of(PermissionError("read-only")) == codes.Code.USAGE
+    assert codes.code_of(RuntimeError("oops")) == codes.Code.FAILURE
+    assert codes.code_of(KeyboardInterrupt()) == codes.Code.INTERRUPTED
+
+
+# --- Parts --------------------------------------------------------------------------------------------------
+
+
+def test_json_has_only_what_json_knows(capsys):
+    content = {"a": np.float32(1.5), "b": np.arange(2), "c": float("nan"), "d": Path("x"), "e": (None, True)}
+    Talk(True).result(content)
+    assert json.loads(capsys.readouterr().out) == {
+        "a": 1.5,
+        "b": [0, 1],
+        "c": None,
+        "d": "x",
+        "e": [None, True],
+    }
+
+
+def test_messages_go_where_no_program_reads(capsys):
+    for for_program in (True, False):
+        talk = Talk(for_program)
+        talk.say("hello")
+        with talk.output_for_people():
+            sys.stdout.write("from Keras\n")
+        captured = capsys.readouterr()
+        assert ("hello\nfrom Keras\n" in captured.err) is for_program
+        assert ("hello\nfrom Keras\n" in captured.out) is not for_program
+
+
+def test_source_options_are_read_as_yaml():
+    given = ["noise=0.2", "num_examples=10", "name=a=b", "flag=true", "columns=[a, b]"]
+    wanted = {"noise": 0.2, "num_examples": 10, "name": "a=b", "flag": True, "columns": ["a", "b"]}
+    assert options.source_options(given) == wanted
+    for wrong in (["noise"], ["=1"], ["a=1", "a=2"], ["a=["]):
+        with pytest.raises(ValueError, match="--option"):
+            options.source_options(wrong)
+
+
+@pytest.mark.parametrize(("total", "event_size"), [(1, 2), (10_000, 784), (8192, 1), (8193, 1), (200, 10**7)])
+def test_chunks_cover_every_example_once(total, event_size):
+    covered = np.concatenate([np.arange(total)[part] for part in options.chunks(total, event_size)])
+    assert np.array_equal(covered, np.arange(total))
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".npz", ".csv"])
+def test_arrays_come_back_from_their_files(tmp_path, suffix):
+    x = np.random.default_rng(0).normal(size=(5, 3)).astype(np.float32)
+    files.write_arrays(tmp_path / f"x{suffix}", {"x": x})
+    read, condition = files.read_examples(tmp_path / f"x{suffix}")
+    assert condition is None
+    np.testing.assert_allclose(read, x, rtol=1e-6)
+
+
+def test_conditions_and_tables_and_images_are_read(tmp_path):
+    import pandas as pd
+    from PIL import Image
+
+    x = np.arange(6, dtype=np.uint8).reshape(2, 3)
+    files.write_arrays(tmp_path / "both.npz", {"x": x, "condition": np.array([1, 2])})
+    assert files.read_examples(tmp_path / "both.npz")[1].tolist() == [1, 2]
+    pd.DataFrame(x, columns=list("abc")).to_parquet(tmp_path / "x.parquet")
+    assert np.array_equal(files.read_examples(tmp_path / "x.parquet")[0], x)
+    (tmp_path / "images").mkdir()
+    for index in range(2):
+        Image.fromarray(np.full((4, 5), index, np.uint8)).save(tmp_path / "images" / f"{index}.png")
+    images, _ = files.read_examples(tmp_path / "images")
+    assert images.shape == (2, 4, 5, 1)
+    assert images[1].max() == 1
+    Image.fromarray(np.zeros((4, 5, 3), np.uint8)).save(tmp_path / "images" / "2.png")
+    with pytest.raises(ValueError, match=r"2.png is \(4, 5, 3\)"):
+        files.read_examples(tmp_path / "images")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("x.npy", b"not numpy", "cannot be read"),
+        ("x.npz", b"PK not a zip", "cannot be read"),
+        ("x.csv", b"a,b\n1,nan\n", "NaN or inf in 1 of 1"),
+        ("x.csv", b"a,b\n1,word\n", "'b'"),
+        ("x.csv", b"", "cannot be read"),
+        ("x.parquet", b"PAR1", "cannot be read"),
+        ("x.png", b"", "cannot be read"),
+        ("x.txt", b"1 2", ".npy, .npz"),
+    ],
+)
+def test_files_that_cannot_be_used_are_named(tmp_path, name, content, message):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError, match=message) as caught:
+        files.read_examples(tmp_path / name)
+    assert name in str(caught.value)
+
+
+def test_a_pickle_is_not_read(tmp_path):
+    np.save(tmp_path / "x.npy", np.array([{"a": 1}], dtype=object), allow_pickle=True)
+    with pytest.raises(ValueError, match="cannot be read"):
+        files.read_examples(tmp_path / "x.npy")
+
+
+# --- Entries ------------------------------------------------------------------------------------------------
+
+
+def test_list_tells_people_and_programs_the_same(run):
+    names = registry.list_models("test_*")
+    assert names
+    _, out, _ = run("list", "test_*")
+    _, content, _ = run("list", "test_*", "--json")
+    entries = json.loads(content)
+    assert [entry["name"] for entry in entries] == names
+    assert all(entry["name"] in out and entry["description"] in out for entry in entries)
+    assert {entry["name"] for entry in entries if entry["weights"] == "here"} >= set(trained())
+    _, out, _ = run("list", "no such entry")
+    assert "no such entry" in out
+
+
+def test_info_shows_the_card(run):
+    name = trained()[0]
+    code, out, _ = run("info", name)
+    assert code == 0
+    assert name in out
+    code, content, err = run("info", name, "--json")
+    assert (code, err) == (0, "")
+    assert json.loads(content)["name"] == name
+
+
+@pytest.mark.parametrize("suffix", [".png", ".npy", ".npz", ".csv"])
+def test_sample_writes_what_the_model_draws(run, tmp_path, suffix):
+    import flowzoo
+
+    name, target = trained()[0], tmp_path / f"samples{suffix}"
+    code, out, _ = run("sample", name, "--num", 5, "--seed", 3, "--temperature", 0.7, "--out", target)
+    assert code == 0
+    assert name in out
+    assert "SHA-256 verified" in out
+    assert "--seed 3" in out
+    if suffix != ".png":
+        wanted = np.asarray(flowzoo.load(name).sample(5, temperature=0.7, seed=3))
+        read = files.read_examples(target)[0].reshape(wanted.shape)
+        np.testing.assert_allclose(read, wanted, rtol=1e-6)
+    else:
+        assert target.read_bytes().startswith(b"\x89PNG")
+
+
+def test_sample_tells_a_program_the_seed_that_repeats_it(run, tmp_path):
+    name = trained()[0]
+    code, out, err = run("sample", name, "--num", 4, "--out", tmp_path / "a.npy", "--json")
+    told = json.loads(out)
+    assert code == 0
+    assert name in err
+    assert told["shape"][0] == 4
+    run("sample", name, "--num", 4, "--out", tmp_path / "b.npy", "--seed", told["seed"])
+    assert np.array_equal(np.load(tmp_path / "a.npy"), np.load(tmp_path / "b.npy"))
+
+
+def test_a_condition_that_the_model_does_not_take_is_refused(run, tmp_path):
+    code, _, err = run("sample", trained()[0], "--label", 1, "--out", tmp_path / "x.npy")
+    assert code == codes.Code.USAGE
+    assert "takes no condition" in err
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", trained())
+def test_score_agrees_with_the_model(run, tmp_path, name):
+    import flowzoo
+
+    model = flowzoo.load(name)
+    x = np.asarray(model.sample(6, seed=0))
+    np.save(tmp_path / "x.npy", x)
+    arguments = ("score", name, "--data", tmp_path / "x.npy")
+    code, out, _ = run(*arguments, "--out", tmp_path / "scores.npz", "--json")
+    assert code == 0
+    with np.load(tmp_path / "scores.npz") as scores:
+        np.testing.assert_allclose(scores["log_prob"], model.log_prob(x), rtol=1e-5)
+        assert ("bits_per_dim" in scores) == model.discrete
+        np.testing.assert_allclose(json.loads(out)["log_prob"], scores["log_prob"].mean())
+    code, out, err = run(*arguments)
+    assert out.startswith("index,log_prob")
+    assert len(out.splitlines()) == 7
+    assert "mean log_prob" in err
+
+
+def test_score_refuses_examples_of_another_shape(run, tmp_path):
+    np.save(tmp_path / "x.npy", np.zeros((3, 1234), np.float32))
+    code, _, err = run("score", trained()[0], "--data", tmp_path / "x.npy", "--out", tmp_path / "s.csv")
+    assert code == codes.Code.USAGE
+    assert "1234" in err
+    assert not (tmp_path / "s.csv").exists()
+
+
+def test_evaluate_measures_the_entrys_own_data(run):
+    name = trained()[0]
+    code, out, _ = run("evaluate", name, "--limit", 20, "--json")
+    content = json.loads(out)
+    assert code == 0
+    assert (content["name"], content["split"], content["num"]) == (name, "test", 20)
+    assert np.isfinite(content["loss"])
+    assert content["loss"] == -content["log_prob"]
+
+
+def test_train_ends_with_one_line_of_json_and_a_result_that_loads(tmp_path):
+    name = trained()[0]
+    arguments = ("--epochs", 1, "--limit", 64, "--out", tmp_path / "runs", "--json")
+    done = in_process("train", name, *arguments, FLOWZOO_HOME=str(tmp_path / "home"))
+    assert done.returncode == 0, done.stderr
+    content = json.loads(done.stdout)
+    assert content["name"] == name
+    assert np.isfinite(content["loss"])
+    assert content["unit"] == "nats"
+    assert Path(content["path"]) == tmp_path / "runs" / name
+    weights.verify(tmp_path / "runs" / name, None, name)
+    source = f"path:{tmp_path / 'runs' / name}"
+    drawn = in_process("sample", name, "--num", 3, "--source", source, "--out", tmp_path / "x.npy")
+    assert drawn.returncode == 0, drawn.stderr
+    assert len(np.load(tmp_path / "x.npy")) == 3
+
+
+def test_export_counts_versions_up(run, tmp_path):
+    name = trained()[0]
+    code, out, _ = run("export", name, tmp_path, "--json")
+    assert code == 0
+    assert Path(json.loads(out)["path"]) == tmp_path / name / "1"
+    assert (tmp_path / name / "1" / "saved_model.pb").is_file()
+    (tmp_path / name / "7").mkdir()
+    _, out, _ = run("export", name, tmp_path, "--json")
+    assert json.loads(out)["version"] == 8
+    code, _, err = run("export", name, tmp_path, "--version", 1)
+    assert code == codes.Code.USAGE
+    assert "--overwrite" in err
+
+
+def test_verify_accepts_sound_weights_and_refuses_changed_ones(run, tmp_path, monkeypatch):
+    import shutil
+
+    name = trained()[0]
+    code, out, _ = run("verify", name, "--json")
+    assert code == 0
+    assert [result["state"] for result in json.loads(out)] == ["ok"]
+    monkeypatch.setenv("FLOWZOO_HOME", str(tmp_path))
+    copy = tmp_path / "models" / name
+    shutil.copytree(weights.find_local(name)[0], copy)
+    (copy / "card.json").write_text("{}")
+    code, out, _ = run("verify", name, "--hashes-only", "--json")
+    assert code == codes.Code.WEIGHTS
+    assert [result["state"] for result in json.loads(out)] == ["corrupt"]
+    assert "card.json" in json.loads(out)[0]["detail"]
+    code, _, err = run("sample", name, "--out", tmp_path / "x.png")
+    assert code == codes.Code.WEIGHTS
+    assert "card.json" in err
+
+
+def test_an_entry_without_weights_says_how_to_train_it(run, tmp_path):
+    registry.register_config(
+        {**registry.get_config(trained()[0]).model_dump(), "name": "test_unpublished", "weights": {}},
+        overwrite=True,
+    )
+    code, _, err = run("sample", "test_unpublished", "--out", tmp_path / "x.png")
+    assert code == codes.Code.WEIGHTS
+    assert "flowzoo train test_unpublished" in err
+
+
+def test_doctor_tells_a_program(run):
+    code, out, _ = run("doctor", "--json")
+    content = json.loads(out)
+    assert code == (codes.Code.OK if content["healthy"] else codes.Code.FAILURE)
+    assert {"python", "tensorflow", "xla"} <= {check["name"] for check in content["checks"]}

@@ -144,6 +144,6 @@ def _report(error: BaseException) -> Code:
     if code == Code.FAILURE:
         message = f"{type(error).__name__}: {message}"
     sys.stderr.write(f"flowzoo: {'interrupted' if code == Code.INTERRUPTED else message}\n")
-    if code in (Code.FAILURE, Code.USAGE):
+    if code == Code.FAILURE or isinstance(error, TypeError):
         sys.stderr.write("FLOWZOO_DEBUG=1 shows where it happened.\n")
     return code

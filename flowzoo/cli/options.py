@@ -96,6 +96,8 @@ def condition_for(model: Flow, total: int, labels: str | None, condition: str | 
         raise ValueError(f"{model.name} needs a condition: {way}.")
     if takes is None:
         raise ValueError(f"{model.name} takes no condition; leave --label and --condition out.")
+    if model.num_classes and labels is None:
+        raise ValueError(f"{model.name} takes class labels 0…{model.num_classes - 1}; use --label.")
     if labels is not None:
         return _labels(labels, total, model.num_classes)
     return _rows(str(condition), total, tuple(takes))

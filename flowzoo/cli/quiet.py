@@ -23,7 +23,9 @@ def import_tensorflow() -> None:
         # Errors reach the user as exceptions; without a GPU, a failed call to the driver is none.
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     with nullcontext() if debugging() else _held_back():
-        import tensorflow  # noqa: F401
+        import tensorflow as tf
+    if not debugging():
+        tf.get_logger().setLevel("ERROR")
 
 
 @contextmanager

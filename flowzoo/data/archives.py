@@ -19,6 +19,7 @@ from flowzoo.errors import DataError
 MAX_FILE_BYTES = 256 * 2**20
 """An image file larger than this is refused: no picture is, and a compressed member may be a bomb."""
 
+_TAR_BLOCK = 512
 _ENDINGS = {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 # RuntimeError: an encrypted ZIP member. NotImplementedError, its kind: a compression that Python cannot undo.
 _DAMAGED = (tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError, RuntimeError)
@@ -63,7 +64,8 @@ def open_image_files(path: Path) -> ImageFileSet:
     if not sizes:
         raise DataError(f"{path}: no images in it. Accepted: {', '.join(sorted(_ENDINGS))}.")
     for name, size in sizes.items():
-        _check(path, name, size)
+        if size > MAX_FILE_BYTES:
+            raise DataError(f"{path}: {name} has {size} bytes; at most {MAX_FILE_BYTES} are read.")
     return ImageFileSet(tuple(sorted(sizes)), _explained(path, read))
 
 
@@ -76,12 +78,11 @@ def _is_image(name: str) -> bool:
     return PurePosixPath(name).suffix.lower() in _ENDINGS and not hidden
 
 
-def _check(path: Path, name: str, size: int) -> None:
-    parts = PurePosixPath(name.replace("\\", "/")).parts
-    if ".." in parts or name.startswith(("/", "\\")) or ":" in parts[0]:
-        raise DataError(f"{path}: unsafe: the name {name!r} points outside the archive.")
-    if size > MAX_FILE_BYTES:
-        raise DataError(f"{path}: {name} has {size} bytes; at most {MAX_FILE_BYTES} are read.")
+def _refuse_unsafe(path: Path, name: str) -> None:
+    plain = name.replace("\\", "/")
+    has_drive = plain[1:2] == ":"
+    if plain.startswith("/") or has_drive or ".." in PurePosixPath(plain).parts:
+        raise DataError(f"{path}: unsafe archive: the name {name!r} points outside it.")
 
 
 def _explained(path: Path, read: Callable[[str], bytes]) -> Callable[[str], bytes]:
@@ -103,15 +104,17 @@ def _folder(path: Path) -> Listing:
 
 def _zip(path: Path) -> Listing:
     archive = zipfile.ZipFile(path)
+    for name in archive.namelist():
+        _refuse_unsafe(path, name)
     sizes = {member.filename: member.file_size for member in archive.infolist() if not member.is_dir()}
     return {name: size for name, size in sizes.items() if _is_image(name)}, archive.read
 
 
 def _tar(path: Path) -> Listing:
     with tarfile.open(path) as archive:
-        members = [member for member in archive if member.isreg() and _is_image(member.name)]
-        for member in members:
-            _check(path, member.name, member.size)
+        for name in archive.getnames():
+            _refuse_unsafe(path, name)
+        members = [member for member in archive.getmembers() if member.isreg() and _is_image(member.name)]
         sizes = {member.name: member.size for member in members}
         if not _is_plain_tar(path):
             # A compressed archive cannot be read from the middle: the files, still coded, are kept in memory.
@@ -119,6 +122,9 @@ def _tar(path: Path) -> Listing:
             return sizes, contents.__getitem__
     offsets = {member.name: member.offset_data for member in members}
     handle = path.open("rb", buffering=0)
+    # tarfile takes an archive that breaks off inside a header for a whole one with fewer files.
+    if os.pread(handle.fileno(), _TAR_BLOCK, max(path.stat().st_size - _TAR_BLOCK, 0)) != bytes(_TAR_BLOCK):
+        raise tarfile.ReadError("the end mark is missing")
 
     def read(name: str) -> bytes:
         # pread moves no file position, so threads may share the handle.

@@ -53,11 +53,10 @@ def read_npz(path: Path, keys: Iterable[str]) -> list[np.ndarray]:
 
 def _open(path: Path, use: Callable[[np.lib.npyio.NpzFile], list[Result]]) -> list[Result]:
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            if not isinstance(archive, np.lib.npyio.NpzFile):
-                raise DataError(f"{path}: holds one bare array; save it with np.savez(path, x=array).")
-            return use(archive)
-    except DataError:
-        raise
+        archive = np.load(path, allow_pickle=False, mmap_mode="r")
+        if isinstance(archive, np.lib.npyio.NpzFile):
+            with archive:
+                return use(archive)
     except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
         raise DataError(f"{path}: cannot be read as NPZ: {error}") from error
+    raise DataError(f"{path}: holds one bare array; save it with np.savez(path, x=array).")

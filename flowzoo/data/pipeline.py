@@ -15,7 +15,7 @@ import numpy as np
 
 from flowzoo.data.source import Source, is_dataset
 from flowzoo.data.splits import random_state
-from flowzoo.data.values import check_finite
+from flowzoo.data.values import check_values
 from flowzoo.errors import DataError
 
 if TYPE_CHECKING:
@@ -85,11 +85,11 @@ def _check_arguments(batch_size: int, seed: int, limit: int | None) -> None:
 
 def _unpacked(data: Any, conditional: bool) -> tuple[Any, np.ndarray | None]:  # noqa: ANN401
     """Brings whatever was given to (x, condition), or to (dataset, None) for a stream of what is wanted."""
-    name = repr(data.name) if isinstance(data, Source) else "the data"
     if not isinstance(data, Source):
         data = _as_source(data)
+    check_values(data)
     if conditional and data.condition_shape is None:
-        raise DataError(f"conditional=True, but {name} has no condition. Give (x, condition) pairs.")
+        raise DataError(f"conditional=True, but {data.name!r} has no condition. Give (x, condition) pairs.")
     if data.is_streamed:
         pairs = data.condition_shape is not None
         return (data.x.map(lambda x, _: x) if pairs and not conditional else data.x), None
@@ -98,16 +98,12 @@ def _unpacked(data: Any, conditional: bool) -> tuple[Any, np.ndarray | None]:  #
 
 def _as_source(data: Any) -> Source:  # noqa: ANN401
     if is_dataset(data):
-        return Source(x=data)
+        return Source(x=data, name="dataset")
     x, condition = data if isinstance(data, tuple) and len(data) == 2 else (data, None)
     x = np.asarray(x)
     if np.issubdtype(x.dtype, np.integer) and x.dtype != np.uint8:
         x = x.astype(np.float32)
-    source = Source(x=x, condition=None if condition is None else np.asarray(condition))
-    check_finite(x, "x")
-    if source.condition is not None:
-        check_finite(source.condition, "condition")
-    return source
+    return Source(x=x, condition=None if condition is None else np.asarray(condition), name="arrays")
 
 
 def _epochs(repeat: bool) -> tf.data.Dataset:

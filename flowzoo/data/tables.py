@@ -86,6 +86,7 @@ def table_source(
     Raises:
         DataError: A column that is not there, is not numeric, or has gaps; an empty table.
     """
+    frame = frame.rename(columns=str)
     if columns is None:
         columns = [name for name in frame.columns if name != label]
     _check_columns(frame, [*columns, *([label] if label else [])], where)
@@ -100,7 +101,7 @@ def table_source(
 
 
 def _check_columns(frame: pd.DataFrame, wanted: Sequence[str], where: str) -> None:
-    known = [str(name) for name in frame.columns]
+    known = list(frame.columns)
     for name in wanted:
         if name not in known:
             listed = ", ".join(known[:20]) + (", …" if len(known) > 20 else "")

@@ -31,13 +31,14 @@ def check_finite(values: np.ndarray, where: str) -> None:
 def check_values(source: Source) -> None:
     """Raises `DataError` if the values of an opened source are not what the source says they are.
 
-    Examples that are made on demand or streamed are left alone: to look at them would be to load them.
+    Examples that are mapped from a file, made on demand or streamed are left alone: to look at them would be
+    to load them.
 
     Args:
         source: What `open_source` is about to give out.
     """
     where = f"Source {source.name!r} ({source.split})"
-    if isinstance(source.x, np.ndarray):
+    if type(source.x) is np.ndarray:
         check_finite(source.x, where)
         _check_below(source.x, source.num_values, where, "num_values")
     if source.condition is not None:

@@ -12,7 +12,7 @@ SMALL = {"num_examples": 200}
 
 @pytest.fixture(params=list_sources())
 def opened(request, tmp_path_factory):
-    """Gives a source's name and a function that opens its splits: from example files, where it needs files."""
+    """Gives a source's name and what opens its splits: from example files, where it needs files."""
     info = source_info(request.param)
     if info.example is None:
         options = {key: value for key, value in SMALL.items() if key in info.options}

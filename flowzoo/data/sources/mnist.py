@@ -113,13 +113,15 @@ def _opened(
 ) -> Source:
     part = "t10k" if split == "test" else "train"
     images = _read(what, _IMAGES.format(part), folders, get_it, md5)
-    labels = _read(what, _LABELS.format(part), folders, get_it, md5)
+    both = {name: _read(what, _LABELS.format(name), folders, get_it, md5) for name in ("train", "t10k")}
+    labels = both[part]
     if images.ndim != 3 or labels.ndim != 1 or len(images) != len(labels):
         raise DataError(
             f"{what}: images must be [N, height, width] and labels [N]. "
             f"Received: {images.shape} and {labels.shape}"
         )
-    classes = int(labels.max(initial=0)) + 1
+    # Counted in both files, so that all splits agree.
+    classes = max(int(values.max(initial=0)) for values in both.values()) + 1
     if split != "test":
         rows = split_range(len(images), split, validation=1 / 12, test=0, where=what)
         images, labels = images[rows], labels[rows]
@@ -127,7 +129,7 @@ def _opened(
         x=images[..., None],
         condition=labels.astype(np.int32),
         num_values=256,
-        num_classes=max(classes, 10),
+        num_classes=classes,
     )
 
 
@@ -140,8 +142,7 @@ def _read(
         raise missing(what, f"{name} or {name}.gz", folders, get_it)
     raw = read_file(path)
     values = parse_idx(raw, str(path))
-    digest = hashlib.md5(raw, usedforsecurity=False).hexdigest()
-    if md5 and digest != md5[name]:
+    if md5 and (digest := hashlib.md5(raw, usedforsecurity=False).hexdigest()) != md5[name]:
         raise DataError(
             f"{path}: not the original {what} file: its MD5 (decompressed) must be {md5[name]}. "
             f"Received: {digest}. Fetch it again, or open it with the source 'idx'."

@@ -52,11 +52,12 @@ def csv(
     columns: tuple[str, ...] | None = None,
     label: str | None = None,
     separator: str = ",",
+    header: bool = True,
     split_seed: Seed = 0,
     validation: Part = 0.1,
     test: Part = 0.1,
 ) -> Source:
-    """A CSV table with a header, plain or compressed.
+    """A CSV table, plain or gzip.
 
     Args:
         split: Which split.
@@ -66,6 +67,7 @@ def csv(
         label: The column of the condition: words or whole numbers are classes, other numbers a condition
             `[1]`.
         separator: What stands between two values.
+        header: Whether the first row names the columns; they are called `"0"`, `"1"`, … otherwise.
         split_seed: Another seed gives another division of a single file.
         validation: The validation part, a fraction or a number of rows.
         test: The test part of a single file, likewise.
@@ -74,7 +76,7 @@ def csv(
     def read(file: Path) -> pd.DataFrame:
         import pandas as pd
 
-        return pd.read_csv(file, sep=separator)
+        return pd.read_csv(file, sep=separator, header=0 if header else None)
 
     division = {"seed": split_seed, "validation": validation, "test": test}
     return _opened(path, split, ["csv", "csv.gz"], read, columns, label, division)

@@ -66,6 +66,10 @@ class Dequantize(FlowLayer):
     def _inverse(self, x: tf.Tensor, condition: tf.Tensor | None) -> tuple[tf.Tensor, tf.Tensor]:
         return self._spread(x, 0.5)
 
+    def data_init(self, x: Any, condition: Any = None) -> tf.Tensor:
+        """Return the latent with noise, as training sees it: constant pixels vary by the width of a bin."""
+        return self.noisy_inverse(x, 0)[0]
+
     def noisy_inverse(self, x: Any, seed: Any) -> tuple[tf.Tensor, tf.Tensor]:
         """Return (x + u) / K with u drawn from each example and `seed`, and the log-determinant."""
         x = self._checked("x", x, "event_shape")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
@@ -43,6 +44,9 @@ class Flow(Trainable, keras.Model):
         num_classes: number of classes, where the condition is a class label; `condition_shape` is then ().
         base: "normal", "logistic" or a `flowzoo.distributions.BaseDistribution`.
         name: of the model.
+        family_arguments: what a family's constructor was given besides shapes and name; a family is
+            saved by these instead of by its layers.
+        **kwargs: of `keras.Model`.
 
     Raises:
         ValueError: a layer cannot take the shape, or both kinds of condition are given.
@@ -64,6 +68,7 @@ class Flow(Trainable, keras.Model):
         num_classes: int | None = None,
         base: BaseDistribution | str = "normal",
         name: str | None = None,
+        family_arguments: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
         kwargs["dtype"] = flow_dtype(kwargs.get("dtype"))
@@ -80,6 +85,7 @@ class Flow(Trainable, keras.Model):
         self.base.build((None, *self.latent_shape))
         last = self.chain.chained[-1] if self.chain.chained else None
         self.num_values = last.num_values if isinstance(last, Dequantize) else None
+        self._family_arguments = json.dumps(family_arguments) if family_arguments is not None else None
         self._graphs = Graphs(self)
         self.built = True
 
@@ -293,16 +299,18 @@ class Flow(Trainable, keras.Model):
 
     def get_config(self) -> dict[str, Any]:
         """Return the arguments that make an equal model."""
-        serialize = keras.saving.serialize_keras_object
-        return {
-            "layers": [serialize(layer) for layer in self.chain.chained],
+        config = {
             "event_shape": self.event_shape,
             "condition_shape": None if self.num_classes else self.condition_shape,
             "num_classes": self.num_classes,
-            "base": serialize(self.base),
             "name": self.name,
             "dtype": self.compute_dtype,
         }
+        if self._family_arguments is not None:
+            return {**config, **json.loads(self._family_arguments)}
+        serialize = keras.saving.serialize_keras_object
+        layers = [serialize(layer) for layer in self.chain.chained]
+        return {**config, "layers": layers, "base": serialize(self.base)}
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> Flow:

@@ -55,7 +55,8 @@ class Graphs:
             by_name = dict(zip(given, values, strict=True))
             return function(*[by_name.get(name) for name in names])
 
-        return tf.function(run, input_signature=[specs[name] for name in given], autograph=False)
+        traced = tf.function(run, input_signature=[specs[name] for name in given], autograph=False)
+        return traced.get_concrete_function()
 
     def log_prob(self, x: tf.Tensor, condition: Any, seed: tf.Tensor) -> tf.Tensor:
         """Run `raw_log_prob`."""

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-import pathlib
-import shutil
-import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import keras
 import tensorflow as tf
 
 from flowzoo import random
+from flowzoo.files import staged_folder
+from flowzoo.models import checks
 
 WEIGHTS_DTYPES = ("float32", "float16", "bfloat16")
 SIGNATURES = ("serving_default", "log_prob", "sample", "to_latent", "from_latent")
@@ -28,29 +25,12 @@ def write_saved_model(flow: Any, filepath: Any, *, weights_dtype: str = "float32
     """
     if weights_dtype not in WEIGHTS_DTYPES:
         raise ValueError(f"weights_dtype takes one of {', '.join(WEIGHTS_DTYPES)}. Received: {weights_dtype!r}")
-    target = pathlib.Path(filepath)
-    if target.exists() and not overwrite:
-        raise FileExistsError(f"{target} exists. Choose another folder, or pass overwrite=True.")
-    module = _ExportModule(flow, weights_dtype)
-    with _whole_or_nothing(target) as folder:
-        tf.saved_model.save(module, str(folder), signatures=module.signatures())
-
-
-@contextlib.contextmanager
-def _whole_or_nothing(target: pathlib.Path) -> Iterator[pathlib.Path]:
-    """Give a folder beside `target` to write to, and move it there once it is whole."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    scratch = pathlib.Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
-    try:
-        folder = scratch / "new"
-        yield folder
-        if target.exists():
-            os.replace(target, scratch / "old")
-        os.replace(folder, target)
-    except tf.errors.OpError as error:
-        raise OSError(f"{target} could not be written: {error.message}") from error
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+    with staged_folder(filepath, overwrite=overwrite) as folder:
+        module = _ExportModule(flow, weights_dtype)
+        try:
+            tf.saved_model.save(module, str(folder), signatures=module.signatures())
+        except tf.errors.OpError as error:
+            raise OSError(f"{filepath} could not be written: {error.message}") from error
 
 
 class _ExportModule(tf.Module):
@@ -120,8 +100,6 @@ class _ExportModule(tf.Module):
 
     def _inner_condition(self, given: dict[str, tf.Tensor], batch: tf.Tensor) -> tf.Tensor | None:
         """Turn the condition of a request into what the layers take: one for all, or one each."""
-        from flowzoo.models import checks
-
         return checks.condition(self._flow, given.get("condition"), batch)
 
 

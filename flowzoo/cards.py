@@ -1,0 +1,77 @@
+"""Model cards: what was measured, as JSON, and the card as text for people."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+UNITS = {"bits_per_dim": "bits/dim", "nats": "nats"}
+
+
+def card_text(card: Mapping[str, Any]) -> str:
+    """Return a card (`ModelInfo.to_dict()`) as text.
+
+    Args:
+        card: the card's values.
+    """
+    measured = card.get("measured")
+    lines = [card["name"], "=" * len(card["name"]), card["description"], ""]
+    lines += _architecture(card, measured)
+    lines += _data(card, measured)
+    lines += _measured(card, measured)
+    for title, key in (("Limits", "limits"), ("Notes", "notes"), ("Citation", "citation")):
+        if card.get(key):
+            lines += [f"{title}:", *(f"  - {text}" for text in card[key])]
+    return "\n".join(lines)
+
+
+def _architecture(card: Mapping[str, Any], measured: Mapping[str, Any] | None) -> list[str]:
+    model = card["model"]
+    arguments = ", ".join(f"{key}={value}" for key, value in model["args"].items())
+    shape = model["event_shape"] or "given at build"
+    lines = [f"Architecture:  {model['family']}({arguments})", f"Event shape:   {shape}"]
+    if model["num_classes"]:
+        lines.append(f"Condition:     class label of {model['num_classes']}")
+    elif model["condition_shape"]:
+        lines.append(f"Condition:     shape {model['condition_shape']}")
+    if measured:
+        lines.append(f"Parameters:    {measured['parameters']:,}")
+    return lines
+
+
+def _data(card: Mapping[str, Any], measured: Mapping[str, Any] | None) -> list[str]:
+    data = card["data"]
+    lines = [f"Data:          {data['source'] if data else 'your own'} ({card['data_licence']})"]
+    if measured and measured.get("data", {}).get("sizes"):
+        sizes = ", ".join(f"{split} {size}" for split, size in measured["data"]["sizes"].items())
+        lines.append(f"Split:         {sizes}")
+    return lines
+
+
+def _measured(card: Mapping[str, Any], measured: Mapping[str, Any] | None) -> list[str]:
+    lines = []
+    if measured:
+        metric, training = measured["metric"], measured["training"]
+        lines.append(f"Measured:      {metric_text(metric)}")
+        lines.append(
+            f"Training:      {training['epochs']} epochs, {training['seconds']:.0f} s on {training['hardware']}, "
+            f"seed {training['seed']}"
+        )
+        lines.append(f"Versions:      {', '.join(f'{k} {v}' for k, v in measured['versions'].items())}")
+    else:
+        lines.append(f"Weights:       none are published. Train: flowzoo train {card['name']}")
+    for figure in card["published"]:
+        lines.append(f"Published:     {figure['value']:g} {UNITS[figure['unit']]} ({figure['source']})")
+    if card["sha256"]:
+        lines.append(f"SHA-256:       {card['sha256']} (of SHA256SUMS)")
+    lines.append(f"Licence:       {card['licence']} (weights)")
+    return lines
+
+
+def metric_text(metric: Mapping[str, Any]) -> str:
+    """Return a measured metric in words: value, unit, standard error, split, examples, seed."""
+    error = f" ± {metric['standard_error']:.2g}" if metric.get("standard_error") else ""
+    return (
+        f"{metric['value']:.4f}{error} {UNITS[metric['unit']]} on {metric['num_examples']:,} examples of the "
+        f"{metric['split']} split (noise seed {metric['seed']})"
+    )

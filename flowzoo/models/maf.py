@@ -1,0 +1,93 @@
+"""MAF: masked affine autoregressive layers in alternating order."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import keras
+
+from flowzoo.layers.actnorm import ActNorm
+from flowzoo.layers.autoregressive import MaskedAffineAutoregressive
+from flowzoo.layers.base import FlowLayer, Shape
+from flowzoo.layers.multiscale import Reshape
+from flowzoo.layers.permutation import Permute, Reverse
+from flowzoo.models.base import Flow
+from flowzoo.models.preprocessing import preprocessing_layers
+from flowzoo.networks.made import MADE
+
+
+@keras.saving.register_keras_serializable("flowzoo")
+class MAF(Flow):
+    """Masked autoregressive flow, for vectors; images are flattened, row by row.
+
+    `num_layers` layers x_i = z_i exp(s_i) + m_i, each followed by an act-norm and a change of the order.
+    A density costs one pass of each network; a sample at most D passes of each, D the size of an event.
+
+    Args:
+        event_shape: shape of one example.
+        condition_shape: shape of one condition, or None.
+        num_classes: number of classes, where the condition is a class label.
+        num_layers: autoregressive layers.
+        hidden_units: hidden layers of each MADE.
+        activation: of the hidden layers.
+        order: "reverse" the entries from one layer to the next (as in the paper) or "random".
+        log_scale_bound: largest absolute log-scale.
+        base: "normal" or "logistic".
+        preprocessing: see `flowzoo.models.preprocessing`.
+        num_values: number of values of discrete data; None if continuous; "auto": 256 for images.
+        alpha: of the logit.
+        **kwargs: of `Flow` (name, dtype).
+
+    Raises:
+        ValueError: an unknown order.
+
+    References:
+        Papamakarios et al., Masked Autoregressive Flow for Density Estimation (2017),
+        https://arxiv.org/abs/1705.07057.
+    """
+
+    family: ClassVar[str] = "maf"
+
+    def __init__(
+        self,
+        event_shape: Shape,
+        condition_shape: Shape | None = None,
+        num_classes: int | None = None,
+        num_layers: int = 5,
+        hidden_units: Sequence[int] = (128, 128),
+        activation: str = "relu",
+        order: str = "reverse",
+        log_scale_bound: float = 5.0,
+        base: str = "normal",
+        preprocessing: str = "auto",
+        num_values: int | str | None = "auto",
+        alpha: float = 1e-6,
+        **kwargs: Any,
+    ) -> None:
+        arguments = {
+            "num_layers": num_layers,
+            "hidden_units": list(hidden_units),
+            "activation": activation,
+            "order": order,
+            "log_scale_bound": log_scale_bound,
+            "base": base,
+            "preprocessing": preprocessing,
+            "num_values": num_values,
+            "alpha": alpha,
+        }
+        if order not in ("reverse", "random"):
+            raise ValueError(f"order takes 'reverse' or 'random'. Received: {order!r}")
+        layers: list[FlowLayer] = []
+        for i in range(num_layers):
+            made = MADE(hidden_units, activation)
+            layers.append(MaskedAffineAutoregressive(made, log_scale_bound=log_scale_bound))
+            layers.append(ActNorm())
+            if i < num_layers - 1:
+                layers.append(Reverse() if order == "reverse" else Permute(seed=i))
+        if len(event_shape) != 1:
+            layers.append(Reshape())
+        layers += preprocessing_layers(preprocessing, event_shape, num_values, alpha)
+        super().__init__(
+            layers, event_shape, condition_shape, num_classes, base=base, family_arguments=arguments, **kwargs
+        )

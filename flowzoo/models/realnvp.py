@@ -1,0 +1,128 @@
+"""RealNVP: affine couplings; multi-scale, with checkerboards and channels, for images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar
+
+import keras
+
+from flowzoo.layers.actnorm import ActNorm
+from flowzoo.layers.base import FlowLayer, Shape
+from flowzoo.layers.chain import Chain
+from flowzoo.layers.coupling import AffineCoupling
+from flowzoo.layers.multiscale import Reshape, Split, Squeeze
+from flowzoo.models.base import Flow
+from flowzoo.models.preprocessing import preprocessing_layers
+from flowzoo.networks.base import Conditioner
+from flowzoo.networks.convnet import ConvResNet
+from flowzoo.networks.mlp import MLP
+
+
+@keras.saving.register_keras_serializable("flowzoo")
+class RealNVP(Flow):
+    """Affine couplings for vectors, and the multi-scale architecture for images.
+
+    Vectors: `num_couplings` couplings that exchange the halves, each followed by an act-norm. Images,
+    level by level from the data: `num_couplings` checkerboard couplings, a squeeze, `num_couplings`
+    channel couplings, and a split that lets half the channels go; the last level (or one whose height
+    or width is odd) has checkerboards alone. Both directions cost one pass of each network.
+
+    Args:
+        event_shape: shape of one example; (height, width, channels) for images.
+        condition_shape: shape of one condition, or None.
+        num_classes: number of classes, where the condition is a class label.
+        num_couplings: couplings in a row: of a vector flow, or of each kind on a level of an image flow.
+        hidden_units: hidden layers of the networks of a vector flow.
+        num_levels: levels of an image flow.
+        filters: channels of the convolutional networks.
+        blocks: residual blocks of the convolutional networks.
+        activation: of the hidden layers.
+        log_scale_bound: largest absolute log-scale.
+        split_prior: "none" as in the paper, or "learned" as in Glow.
+        base: "normal" or "logistic".
+        preprocessing: see `flowzoo.models.preprocessing`.
+        num_values: number of values of discrete data; None if continuous; "auto": 256 for images.
+        alpha: of the logit.
+        **kwargs: of `Flow` (name, dtype).
+
+    References:
+        Dinh et al., Density estimation using Real NVP (2017), https://arxiv.org/abs/1605.08803,
+        sections 3.4 to 3.7.
+    """
+
+    family: ClassVar[str] = "realnvp"
+
+    def __init__(
+        self,
+        event_shape: Shape,
+        condition_shape: Shape | None = None,
+        num_classes: int | None = None,
+        num_couplings: int | None = None,
+        hidden_units: Sequence[int] = (128, 128),
+        num_levels: int = 2,
+        filters: int = 64,
+        blocks: int = 4,
+        activation: str = "relu",
+        log_scale_bound: float = 3.0,
+        split_prior: str = "none",
+        base: str = "normal",
+        preprocessing: str = "auto",
+        num_values: int | str | None = "auto",
+        alpha: float = 0.05,
+        **kwargs: Any,
+    ) -> None:
+        image = len(event_shape) == 3
+        num_couplings = num_couplings or (3 if image else 6)
+        arguments = {
+            "num_couplings": num_couplings,
+            "hidden_units": list(hidden_units),
+            "num_levels": num_levels,
+            "filters": filters,
+            "blocks": blocks,
+            "activation": activation,
+            "log_scale_bound": log_scale_bound,
+            "split_prior": split_prior,
+            "base": base,
+            "preprocessing": preprocessing,
+            "num_values": num_values,
+            "alpha": alpha,
+        }
+
+        def couplings(mask: str, make: Callable[[], Conditioner]) -> list[FlowLayer]:
+            found: list[FlowLayer] = []
+            for i in range(num_couplings):
+                found += [AffineCoupling(make(), log_scale_bound, mask=mask, swap=bool(i % 2)), ActNorm()]
+            return found
+
+        if image:
+            make = _ImageStack(couplings, lambda: ConvResNet(filters, blocks, activation), split_prior)
+            layers: list[FlowLayer] = [make.level(tuple(event_shape), num_levels)]
+        else:
+            layers = couplings("half", lambda: MLP(hidden_units, activation))
+            layers += [] if len(event_shape) == 1 else [Reshape()]
+        layers += preprocessing_layers(preprocessing, event_shape, num_values, alpha)
+        super().__init__(
+            layers, event_shape, condition_shape, num_classes, base=base, family_arguments=arguments, **kwargs
+        )
+
+
+class _ImageStack:
+    """Builds the levels of an image flow, the innermost last."""
+
+    def __init__(self, couplings: Callable, network: Callable[[], Conditioner], split_prior: str) -> None:
+        self._couplings, self._network, self._split_prior = couplings, network, split_prior
+
+    def level(self, shape: Shape, levels: int) -> Chain:
+        """Return the layers of this level and all inside it, for data of `shape`."""
+        height, width, channels = shape
+        checkerboards = self._couplings("checkerboard", self._network)
+        if levels <= 1 or height % 2 or width % 2:
+            return Chain([*self._couplings("checkerboard", self._network)[:2], *checkerboards])
+        squeezed = (height // 2, width // 2, 4 * channels)
+        inner = self.level((*squeezed[:2], 2 * channels), levels - 1)
+        split = Split(inner, self._split_prior, self._split_network())
+        return Chain([split, *self._couplings("channel", self._network), Squeeze(), *checkerboards])
+
+    def _split_network(self) -> Conditioner | None:
+        return self._network() if self._split_prior == "learned" else None

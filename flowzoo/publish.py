@@ -1,0 +1,307 @@
+"""Train an entry and write what is published: weights, card, golden values and samples, together."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import json
+import logging
+import math
+import os
+import platform
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from flowzoo import plots, registry, weights, zoo
+from flowzoo.config import DataConfig, EntryConfig, TrainingConfig
+from flowzoo.data import Source, open_source, source_info
+from flowzoo.errors import DataError
+from flowzoo.files import staged_folder
+from flowzoo.training.recipe import Trained, train_recipe
+from flowzoo.training.strategies import make_strategy
+
+_log = logging.getLogger(__name__)
+
+SPLITS = ("train", "validation", "test")
+GOLDEN_EXAMPLES = 4
+SAMPLE_SEED = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainResult:
+    """What `train` made.
+
+    Attributes:
+        name: of the entry.
+        path: the folder with SavedModel, card, golden values and samples; load it with `"path:" + path`.
+        loss: mean negative log_prob of the test split, in nats.
+        bits_per_dim: the same in bits per dimension, for discrete data.
+        seconds: of the training.
+        sha256: of the folder's SHA256SUMS: what the entry's config names once the weights are published.
+        history: logs by epoch.
+    """
+
+    name: str
+    path: str
+    loss: float
+    bits_per_dim: float | None
+    seconds: float
+    sha256: str
+    history: dict[str, list[float]]
+
+
+def train(
+    name: str,
+    *,
+    out: str | os.PathLike[str] = "runs",
+    epochs: int | None = None,
+    strategy: str | tf.distribute.Strategy = "auto",
+    seed: int | None = None,
+    data_dir: str | os.PathLike[str] | None = None,
+    limit: int | None = None,
+    overwrite: bool = True,
+    callbacks: list[Any] | None = None,
+    verbose: int = 1,
+) -> TrainResult:
+    """Repeat the training of an entry from its file in zoo_configs/, and write the result.
+
+    Args:
+        name: of the entry.
+        out: folder in which the folder `name` is written.
+        epochs: instead of the recipe's.
+        strategy: "auto", "one", "mirrored", "multiworker" or a tf.distribute strategy.
+        seed: instead of the recipe's.
+        data_dir: where the data lie, for sources that read files.
+        limit: use only so many examples of each split.
+        overwrite: replace an earlier result, once the new one is whole.
+        callbacks: Keras callbacks of your own.
+        verbose: as `keras.Model.fit`.
+
+    Returns:
+        Where the result lies and what was measured on the test split.
+
+    Raises:
+        UnknownNameError: no entry has the name.
+        MissingDataError: the data are not here; the message says where to get them and where to put them.
+        FileExistsError: there is an earlier result and `overwrite` is False.
+        OSError: the result cannot be written.
+        FloatingPointError: the loss became NaN.
+    """
+    config = registry.get_config(name)
+    recipe = _recipe(config.training, epochs, seed)
+    target = Path(out) / name
+    _check_target(target, overwrite)
+    sources = _sources(config, data_dir)
+    chosen = make_strategy(strategy) if isinstance(strategy, str) else strategy
+    event_shape = None if config.model.event_shape else sources["train"].event_shape
+    trained = train_recipe(
+        lambda: zoo.build(name, event_shape),
+        recipe,
+        sources["train"],
+        sources["validation"],
+        conditional=config.data.conditional,
+        strategy=chosen,
+        limit=limit,
+        callbacks=callbacks,
+        verbose=verbose,
+    )
+    return publish(config, recipe, trained, sources, target, limit=limit, overwrite=overwrite)
+
+
+def _recipe(recipe: TrainingConfig, epochs: int | None, seed: int | None) -> TrainingConfig:
+    changes = {"epochs": epochs, "seed": seed}
+    content = {**recipe.model_dump(), **{key: value for key, value in changes.items() if value is not None}}
+    return TrainingConfig.model_validate(content)
+
+
+def _check_target(target: Path, overwrite: bool) -> None:
+    """Fail before the training and not after it."""
+    if target.exists() and not overwrite:
+        raise FileExistsError(f"{target} exists: choose another folder, or pass overwrite=True.")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    probe = target.parent / f".{target.name}.{os.getpid()}"
+    probe.touch()
+    probe.unlink()
+
+
+def _sources(config: EntryConfig, data_dir: Any) -> dict[str, Source]:
+    data: DataConfig | None = config.data
+    if data is None:
+        raise DataError(
+            f"{config.name} names no data set: it is an architecture for your own. In Python: "
+            f"flowzoo.build({config.name!r}, event_shape=...), then compile and fit; or copy its file in "
+            f"zoo_configs/ and name a source under data: (flowzoo.data.list_sources())."
+        )
+    options = dict(data.options)
+    if data_dir is not None:
+        if "data_dir" not in source_info(data.source).options:
+            raise DataError(f"The source {data.source!r} reads no files: data_dir does not apply.")
+        options["data_dir"] = data_dir
+    return {split: open_source(data.source, split, **options) for split in SPLITS}
+
+
+def publish(
+    config: EntryConfig,
+    recipe: TrainingConfig,
+    trained: Trained,
+    sources: dict[str, Source],
+    target: Path,
+    *,
+    limit: int | None = None,
+    overwrite: bool = True,
+) -> TrainResult:
+    """Measure a trained flow and write its folder, whole or not at all.
+
+    What is measured, exported and compared later are the weights as stored: in half precision if the
+    config says so. The card gives the metric of the float32 weights beside it.
+    """
+    dtype = config.weights.dtype
+    with staged_folder(target, overwrite=overwrite) as folder:
+        model = _plain_copy(config, trained.model)
+        full = _measure(model, sources["test"], config, limit)
+        model.export(folder / "1", weights_dtype=dtype)
+        if dtype != "float32":
+            arrays = weights.read_variables(folder / "1")
+            model.set_weights([a.astype(w.dtype) for a, w in zip(arrays, model.weights, strict=True)])
+        stored = full if dtype == "float32" else _measure(model, sources["test"], config, limit)
+        card = _card(config, recipe, trained, model, sources, full, stored, limit)
+        (folder / "card.json").write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
+        _write_golden(model, sources["test"], config, folder / "golden.npz")
+        _draw(model, folder / "samples.png")
+        digest = weights.write_manifest(folder)
+    _log.info("wrote %s (SHA-256 of SHA256SUMS: %s)", target, digest)
+    bits = stored["nats"] / (model.event_size * math.log(2)) if model.discrete else None
+    return TrainResult(config.name, str(target), stored["nats"], bits, trained.seconds, digest, trained.history)
+
+
+def _plain_copy(config: EntryConfig, model: Any) -> Any:
+    """Return the model outside any strategy, computing in full float32 on a GPU as well."""
+    tf.config.experimental.enable_tensor_float_32_execution(False)
+    copy = zoo.build(config.name, model.event_shape)
+    copy.set_weights(model.get_weights())
+    return copy
+
+
+def _measure(model: Any, source: Source, config: EntryConfig, limit: int | None) -> dict[str, float]:
+    """Return mean and standard error of the negative log_prob, in nats."""
+    x, condition = source.head(limit)
+    condition = condition if config.data and config.data.conditional else None
+    step = max(1, 2**20 // model.event_size)
+    parts = [
+        np.asarray(model.log_prob(x[i : i + step], None if condition is None else condition[i : i + step]))
+        for i in range(0, len(x), step)
+    ]
+    nats = -np.concatenate(parts).astype("float64")
+    if not np.isfinite(nats).all():
+        raise FloatingPointError(f"{config.name}: {np.sum(~np.isfinite(nats))} test examples have no finite log_prob.")
+    error = float(nats.std(ddof=1) / math.sqrt(len(nats))) if len(nats) > 1 else 0.0
+    return {"nats": float(nats.mean()), "standard_error": error, "num_examples": len(nats)}
+
+
+def _card(
+    config: EntryConfig,
+    recipe: TrainingConfig,
+    trained: Trained,
+    model: Any,
+    sources: dict[str, Source],
+    full: dict[str, float],
+    stored: dict[str, float],
+    limit: int | None,
+) -> dict[str, Any]:
+    scale = 1 / (model.event_size * math.log(2)) if config.card.metric == "bits_per_dim" else 1.0
+    train_source = sources["train"]
+    snapshot = config.model_dump(mode="json")
+    snapshot["weights"].pop("sha256")  # a hash of what holds it cannot be in it
+    snapshot["model"]["event_shape"] = list(model.event_shape)
+    return {
+        "name": config.name,
+        "parameters": int(sum(np.prod(w.shape) for w in model.trainable_weights)),
+        "metric": {
+            "value": stored["nats"] * scale,
+            "unit": config.card.metric,
+            "standard_error": stored["standard_error"] * scale,
+            "split": "test",
+            "num_examples": stored["num_examples"],
+            "seed": 0,
+            "value_in_float32": full["nats"] * scale,
+        },
+        "round_trip": _round_trip(model, sources["test"], config),
+        "weights_dtype": config.weights.dtype,
+        "data": {
+            "source": train_source.name,
+            "origin": train_source.origin,
+            "licence": train_source.licence,
+            "sizes": {split: source.size for split, source in sources.items()},
+            "limit": limit,
+        },
+        "training": {
+            "command": f"flowzoo train {config.name}",
+            "epochs": len(trained.epoch_seconds),
+            "kept_epoch": trained.kept_epoch,
+            "batch_size": recipe.batch_size,
+            "seed": recipe.seed,
+            "seconds": trained.seconds,
+            "first_epoch_seconds": trained.epoch_seconds[0],
+            "hardware": hardware(),
+            "history": {key: [round(float(v), 5) for v in values] for key, values in trained.history.items()},
+        },
+        "versions": versions(),
+        "made": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "config": snapshot,
+    }
+
+
+def _round_trip(model: Any, source: Source, config: EntryConfig) -> dict[str, float]:
+    """Return the largest error of data to latent to data: of the pixels, or relative to the data's spread."""
+    x, condition = source.head(64)
+    condition = condition if config.data and config.data.conditional else None
+    back = np.asarray(model.from_latent(model.to_latent(x, condition), condition), "float64")
+    spread = 1.0 if model.discrete else float(np.asarray(x, "float64").std()) or 1.0
+    return {"largest_error": float(np.max(np.abs(back - x)) / spread), "num_examples": len(x)}
+
+
+def hardware() -> str:
+    """Return the devices of this machine in words."""
+    gpus = [tf.config.experimental.get_device_details(d) for d in tf.config.list_physical_devices("GPU")]
+    if gpus:
+        return f"{len(gpus)} x {gpus[0].get('device_name', 'GPU')}"
+    return f"CPU ({platform.machine()}, {os.cpu_count()} cores)"
+
+
+def versions() -> dict[str, str]:
+    """Return the versions that made the weights."""
+    import keras
+    import tensorflow_probability as tfp
+
+    import flowzoo
+
+    return {
+        "flowzoo": flowzoo.__version__,
+        "python": platform.python_version(),
+        "tensorflow": tf.__version__,
+        "keras": keras.__version__,
+        "tensorflow_probability": tfp.__version__,
+        "numpy": np.__version__,
+    }
+
+
+def _write_golden(model: Any, source: Source, config: EntryConfig, path: Path) -> None:
+    x, condition = source.head(GOLDEN_EXAMPLES)
+    arrays = {"x": np.asarray(x)}
+    if config.data and config.data.conditional:
+        arrays["condition"] = np.asarray(condition)
+    arrays["log_prob"] = np.asarray(model.log_prob(arrays["x"], arrays.get("condition")))
+    np.savez(path, **arrays)
+
+
+def _draw(model: Any, path: Path) -> None:
+    image = len(model.event_shape) == 3
+    num = 64 if image else 2000
+    condition = np.arange(num) % model.num_classes if model.num_classes else None
+    if model.condition_shape and not model.num_classes:
+        condition = np.zeros(model.condition_shape, "float32")
+    samples = np.asarray(model.sample(num, condition=condition, seed=SAMPLE_SEED))
+    plots.preview(samples, path, maximum=model.num_values - 1 if model.discrete else None)

@@ -1,0 +1,1 @@
+"""Training: strategies, optimizers, callbacks, and the recipe that joins them."""

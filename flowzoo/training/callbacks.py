@@ -1,0 +1,73 @@
+"""Keras callbacks of a recipe."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from typing import Any
+
+import keras
+import numpy as np
+
+_log = logging.getLogger(__name__)
+
+
+class KeepWeights(keras.callbacks.Callback):
+    """Keep the weights of the best epoch, or of the last, and give them to the model at the end.
+
+    Placed after `keras.callbacks.SwapEMAWeights(swap_on_epoch=True)`, it sees the averaged weights, which
+    are those that the validation scored.
+
+    Args:
+        monitor: the log whose smallest value is best.
+        best: keep the best; otherwise the last.
+    """
+
+    def __init__(self, monitor: str = "val_loss", best: bool = True) -> None:
+        super().__init__()
+        self._monitor, self._best_only = monitor, best
+        self._weights: list[np.ndarray] | None = None
+        self.best_value, self.best_epoch = math.inf, -1
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Copy the weights if they are to be kept."""
+        value = float((logs or {}).get(self._monitor, math.nan))
+        if not self._best_only or value < self.best_value:
+            self._weights = self.model.get_weights()
+            self.best_value, self.best_epoch = value, epoch
+
+    def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
+        """Give the kept weights to the model."""
+        if self._weights is not None:
+            self.model.set_weights(self._weights)
+            _log.info("kept the weights of epoch %d (%s %.4f)", self.best_epoch + 1, self._monitor, self.best_value)
+
+
+class StopOnNaN(keras.callbacks.Callback):
+    """End training with an error at the first epoch whose loss is not a number."""
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Look at the loss."""
+        loss = float((logs or {}).get("loss", 0.0))
+        if not math.isfinite(loss):
+            raise FloatingPointError(
+                f"The loss of epoch {epoch + 1} is {loss}. Try a smaller learning rate or clip_norm, and look "
+                f"for outliers in the data."
+            )
+
+
+class Clock(keras.callbacks.Callback):
+    """Measure the seconds of each epoch: the first holds the compilation."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.epochs: list[float] = []
+
+    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Start."""
+        self._start = time.perf_counter()
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Stop."""
+        self.epochs.append(time.perf_counter() - self._start)

@@ -100,6 +100,8 @@ def test_the_data_and_the_event_shape_may_be_the_users_own(tmp_path):
         ("epochs: 20", "epochs: 20\n  jit_compile: fast", ["jit_compile: received 'fast'", "or 'auto'"]),
         ("epochs: 20", "epochs: 20\n  keep: first", ["training.keep: received 'first'", "'best' or 'last'"]),
         ("1e-3", ".nan", ["training.optimizer.learning_rate: received nan", "a number (greater than 0)"]),
+        ("1e-3", ".inf", ["training.optimizer.learning_rate: received inf", "a number"]),
+        ("value: 2.5", "value: .nan", ["card.published.0.value: received nan", "a number"]),
         ("1e-3", "0", ["training.optimizer.learning_rate: received 0", "greater than 0"]),
         ("1e-3", "1e-3\n    name: lion", ["training.optimizer.name: received 'lion'", "'adamw'"]),
         ("1e-3", "1e-3\n    final_fraction: 1.5", ["final_fraction: received 1.5", "at most 1"]),

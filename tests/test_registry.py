@@ -208,6 +208,10 @@ class TestRegister:
         returned = register_config(mine)
         mine["model"]["args"]["layers"].append(3)
         returned.model.args["layers"].append(4)
+        entry = parse_config(content("nsf_moons"))
+        register_config(entry)
+        entry.model.args["layers"].append(5)
+        assert get_config("nsf_moons").model.args == {"layers": [1, 2]}
         assert get_config("nsf_rings").model.args == {"layers": [1, 2]}
 
     def test_a_wrong_entry_is_refused_and_not_kept(self, tmp_path):

@@ -352,14 +352,16 @@ class TestVariables:
         with pytest.raises(CorruptWeightsError, match="variables/variables"):
             weights.read_variables(folder)
 
-    def test_a_model_without_a_list_of_weights_is_refused(self, tmp_path):
+    def test_a_model_without_a_whole_list_of_weights_is_refused(self, tmp_path):
         import tensorflow as tf
 
-        model = tf.Module()
-        model.kernel = tf.Variable(1.0)
-        tf.saved_model.save(model, str(tmp_path / "1"))
-        with pytest.raises(CorruptWeightsError, match="0 to n-1"):
-            weights.read_variables(tmp_path / "1")
+        variables = tf.Variable(1.0), [tf.constant(0.0), tf.Variable(1.0)]  # no list; one without its first
+        for number, value in enumerate(variables, start=1):
+            model = tf.Module()
+            model.weights = value
+            tf.saved_model.save(model, str(tmp_path / str(number)))
+            with pytest.raises(CorruptWeightsError, match="0 to n-1"):
+                weights.read_variables(tmp_path / str(number))
 
 
 @contextlib.contextmanager

@@ -83,8 +83,9 @@ def test_a_source_may_be_defined_again_but_its_name_not_taken(registry):
     [
         ({"x": np.array([[1.0, np.inf]])}, "NaN or infinite"),
         ({"x": X, "condition": np.full((5, 1), np.nan)}, "condition: 5 of 5 values are NaN"),
-        ({"x": X, "condition": np.arange(5), "num_classes": 3}, "allows 0 to 2. Received: 0 to 4"),
+        ({"x": X, "condition": np.arange(5), "num_classes": 4}, "allows 0 to 3. Received: 0 to 4"),
         ({"x": np.full((5, 2), 20, np.uint8), "num_values": 17}, "allows 0 to 16. Received: 20 to 20"),
+        ({"x": X, "condition": np.arange(5) - 1, "num_classes": 9}, "allows 0 to 8. Received: -1 to 3"),
         ({"x": X, "num_values": 2}, "needs whole numbers"),
     ],
 )

@@ -191,3 +191,12 @@ def test_nothing_there(tmp_path):
     (tmp_path / "text.zip").write_text("no archive")
     with pytest.raises(DataError, match="neither a folder nor"):
         open_source("image_folder", path=tmp_path / "text.zip")
+
+
+def test_turned_photographs_stand_upright(tmp_path, pixels):
+    turned = Image.Exif()
+    turned[0x0112] = 6  # orientation: to be turned clockwise
+    for number in range(COUNT):
+        Image.fromarray(pixels[number]).save(tmp_path / f"{number:02d}.png", exif=turned)
+    images = open_source("image_folder", path=tmp_path).x[:]
+    np.testing.assert_array_equal(images, np.rot90(pixels[:16], -1, axes=(1, 2)))

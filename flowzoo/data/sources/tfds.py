@@ -147,7 +147,8 @@ def _unknown(name: str, looked: list[str]) -> UnknownNameError:
 
 def _features(info: Any, feature: str | None, label: str | None) -> tuple[str, str | None]:  # noqa: ANN401
     """Chooses the features that are x and, if any, the condition."""
-    known = list(info.features)
+    # TFDS gives them in an order that changes from process to process.
+    known = sorted(info.features)
     for key in (feature, label):
         if key is not None and key not in known:
             near = near_matches(key, known)

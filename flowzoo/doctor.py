@@ -15,6 +15,8 @@ from dataclasses import asdict, dataclass
 from importlib import metadata
 from typing import Any
 
+from flowzoo import __version__
+
 # Release lines that the tests and the published weights were made with; pyproject.toml pins the same.
 SUPPORTED = {
     "tensorflow": "2.21",
@@ -66,7 +68,7 @@ def diagnose() -> Report:
 
 def _examine() -> Iterator[Check]:
     yield check_python()
-    yield Check("flowzoo", True, _version("flowzoo") or "from a checkout, not installed")
+    yield Check("flowzoo", True, __version__ if _version("flowzoo") else f"{__version__}, not installed")
     for name, line in SUPPORTED.items():
         yield check_package(name, _version(name), line)
     for name in OTHERS:

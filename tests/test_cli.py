@@ -313,6 +313,26 @@ def test_a_condition_that_the_model_does_not_take_is_refused(run, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_labels_are_given_to_the_samples_in_turn(run, tmp_path):
+    import flowzoo
+
+    name = trained(conditional=True)[0]
+    target = tmp_path / "x.npz"
+    code, _, err = run("sample", name, "--num", 5, "--seed", 1, "--label", "1,0", "--out", target)
+    assert code == 0, err
+    x, condition = files.read_examples(target)
+    assert condition.tolist() == [1, 0, 1, 0, 1]
+    wanted = flowzoo.load(name).sample(5, condition=condition, seed=1)
+    np.testing.assert_allclose(x, wanted, rtol=1e-6)
+    code, _, err = run("score", name, "--data", target, "--out", tmp_path / "scores.csv")
+    assert code == 0, err
+    for wrong, message in (((), "--label"), (("--label", 99), "99"), (("--condition", "1,2"), "--label")):
+        code, _, err = run("sample", name, *wrong, "--out", tmp_path / "y.npz")
+        assert code == codes.Code.USAGE
+        assert message in err
+    assert not (tmp_path / "y.npz").exists()
+
+
 @pytest.mark.parametrize("name", trained())
 def test_score_agrees_with_the_model(run, tmp_path, name):
     import flowzoo
@@ -352,7 +372,7 @@ def test_evaluate_measures_the_entrys_own_data(run):
 
 
 def test_train_ends_with_one_line_of_json_and_a_result_that_loads(tmp_path):
-    name = trained()[0]
+    name = "test_maf"
     arguments = ("--epochs", 1, "--limit", 64, "--out", tmp_path / "runs", "--json")
     done = in_process("train", name, *arguments, FLOWZOO_HOME=str(tmp_path / "home"))
     assert done.returncode == 0, done.stderr
@@ -363,7 +383,9 @@ def test_train_ends_with_one_line_of_json_and_a_result_that_loads(tmp_path):
     assert Path(content["path"]) == tmp_path / "runs" / name
     weights.verify(tmp_path / "runs" / name, None, name)
     source = f"path:{tmp_path / 'runs' / name}"
-    drawn = in_process("sample", name, "--num", 3, "--source", source, "--out", tmp_path / "x.npy")
+    drawn = in_process(
+        "sample", name, "--num", 3, "--label", 0, "--source", source, "--out", tmp_path / "x.npy"
+    )
     assert drawn.returncode == 0, drawn.stderr
     assert len(np.load(tmp_path / "x.npy")) == 3
 
@@ -389,9 +411,9 @@ def test_verify_accepts_sound_weights_and_refuses_changed_ones(run, tmp_path, mo
     code, out, _ = run("verify", name, "--json")
     assert code == 0
     assert [result["state"] for result in json.loads(out)] == ["ok"]
-    monkeypatch.setenv("FLOWZOO_HOME", str(tmp_path))
     copy = tmp_path / "models" / name
     shutil.copytree(weights.find_local(name)[0], copy)
+    monkeypatch.setenv("FLOWZOO_HOME", str(tmp_path))
     (copy / "card.json").write_text("{}")
     code, out, _ = run("verify", name, "--hashes-only", "--json")
     assert code == codes.Code.WEIGHTS

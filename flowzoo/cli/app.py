@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from flowzoo import __version__
 from flowzoo.cli import catalogue, making, sampling, scoring
 from flowzoo.cli.codes import MEANINGS, Code, code_of
 from flowzoo.cli.quiet import debugging
@@ -49,9 +50,7 @@ app = typer.Typer(
 
 def _show_version(wanted: bool) -> None:
     if wanted:
-        from importlib import metadata
-
-        sys.stdout.write(f"flowzoo {metadata.version('flowzoo')}\n")
+        sys.stdout.write(f"flowzoo {__version__}\n")
         raise typer.Exit
 
 

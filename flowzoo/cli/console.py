@@ -37,6 +37,11 @@ class Talk:
     def _messages(self) -> TextIO:
         return sys.stderr if self.for_program else sys.stdout
 
+    @property
+    def on_terminal(self) -> bool:
+        """Whether messages go to a terminal, where bars can move."""
+        return self._messages.isatty()
+
     def say(self, message: str) -> None:
         """Writes one message to people."""
         self._messages.write(f"{message}\n")
@@ -50,7 +55,7 @@ class Talk:
 
     def table(self, headings: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
         """Writes a table to people."""
-        width = None if self._messages.isatty() else _PIPE_WIDTH
+        width = None if self.on_terminal else _PIPE_WIDTH
         table = Table(box=None, pad_edge=False, header_style="bold")
         for heading in headings:
             table.add_column(heading, overflow="fold")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from flowzoo import registry, weights
+from flowzoo import cards, registry, weights
 from flowzoo.cli.console import Talk
 from flowzoo.cli.quiet import import_tensorflow
 
@@ -18,7 +18,6 @@ _ORIGINS = {
     "packaged": "comes with flowzoo",
     "download": "downloaded",
 }
-_UNITS = {"bits_per_dim": "bits/dim", "nats": "nats"}
 
 
 def load_model(name: str, source: str | None, talk: Talk) -> Flow:
@@ -32,9 +31,9 @@ def load_model(name: str, source: str | None, talk: Talk) -> Flow:
     config = registry.get_config(name)
     located = weights.locate(name, expected_digest=config.weights.sha256, source=source)
     talk.say(f"{name}: {config.description}")
-    measured = metric_text(weights.read_card(located.folder))
-    if measured:
-        talk.say(f"  measured: {measured}")
+    metric = _metric(weights.read_card(located.folder))
+    if metric:
+        talk.say(f"  measured: {cards.metric_text(metric)}")
     talk.say(f"  weights:  {located.folder} ({_ORIGINS[located.origin]}, SHA-256 verified)")
 
     import_tensorflow()
@@ -44,9 +43,11 @@ def load_model(name: str, source: str | None, talk: Talk) -> Flow:
 
 
 def metric_text(card: Mapping[str, Any] | None) -> str:
-    """Says the measured metric of a card in a few words; empty where the card has none."""
+    """Says the measured metric of a card in two words; empty where the card has none."""
+    metric = _metric(card)
+    return f"{metric['value']:.4g} {cards.UNITS[metric['unit']]}" if metric else ""
+
+
+def _metric(card: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
     metric = (card or {}).get("metric")
-    if not isinstance(metric, Mapping) or not isinstance(metric.get("value"), int | float):
-        return ""
-    unit = str(metric.get("unit", ""))
-    return f"{metric['value']:.4g} {_UNITS.get(unit, unit)}"
+    return metric if isinstance(metric, Mapping) else None

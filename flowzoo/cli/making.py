@@ -28,7 +28,7 @@ def train(
     ] = None,
     data_dir: DataDir = None,
     limit: Limit = None,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
     as_json: Json = False,
 ) -> None:
     """Train an entry as its file in zoo_configs/ says; write weights, card and SavedModel together."""
@@ -50,7 +50,7 @@ def train(
             seed=seed,
             data_dir=data_dir,
             limit=limit,
-            verbose=0 if quiet else 1,
+            verbose=0 if quiet else 1 if talk.on_terminal else 2,
         )
     bits = f", {result.bits_per_dim:.4f} bits/dim" if result.bits_per_dim is not None else ""
     talk.say(f"Wrote {result.path}: loss {result.loss:.4f} nats{bits}, {result.seconds:.0f} s.")

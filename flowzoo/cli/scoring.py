@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 import typer
 
-from flowzoo import data, registry
+from flowzoo import cards, data, registry
 from flowzoo.cli.console import Talk
 from flowzoo.cli.files import SCORE_SUFFIXES, check_target, csv_text, read_examples, write_arrays
 from flowzoo.cli.loading import load_model
@@ -99,7 +99,7 @@ def evaluate(
     summary = _summary(columns)
     talk.say(f"{split} split of {config.data.source}: {_in_words(summary)} ({seconds:.1f} s, --seed {seed})")
     for figure in config.card.published:
-        talk.say(f"  published: {figure.value:g} {figure.unit} ({figure.source})")
+        talk.say(f"  published: {figure.value:g} {cards.UNITS[figure.unit]} ({figure.source})")
     content = {"name": name, "data": config.data.source, "split": split, **summary}
     talk.result({**content, "loss": -summary["log_prob"], "unit": "nats", "seed": seed, "seconds": seconds})
 
@@ -130,6 +130,10 @@ def _scores(
     model: Flow, x: np.ndarray, condition: np.ndarray | None, seed: int, talk: Talk
 ) -> tuple[dict[str, np.ndarray], float]:
     """Scores in chunks; returns the columns of the result and the seconds."""
+    import tensorflow as tf
+
+    # As the card's metric was measured: TF32 costs digits, and only GPUs have it.
+    tf.config.experimental.enable_tensor_float_32_execution(False)
     start = time.perf_counter()
     if condition is not None and model.condition_shape is None:
         condition = None  # The labels of a data set mean nothing to a model without a condition.

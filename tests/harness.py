@@ -253,6 +253,8 @@ def refused(call: Callable) -> None:
         text = str(error)
         assert "Received" in text or "takes no condition" in text or "pass condition" in text, text
         return
+    except Exception as error:
+        raise AssertionError(f"a wrong shape gave {type(error).__name__} and not ValueError") from error
     raise AssertionError("a wrong shape was taken")
 
 

@@ -7,7 +7,6 @@ from typing import Any, ClassVar
 
 import keras
 
-from flowzoo.layers.actnorm import Standardize
 from flowzoo.layers.base import FlowLayer, Shape
 from flowzoo.layers.coupling import AdditiveCoupling
 from flowzoo.layers.multiscale import Reshape
@@ -22,9 +21,8 @@ class NICE(Flow):
     """Non-linear independent components estimation, for vectors; images are flattened.
 
     `num_couplings` additive couplings, which exchange the even and the odd entries from one to the next,
-    and a diagonal scaling next to the latent. Discrete data are scaled to the unit interval and then, pixel
-    by pixel, to mean 0 and standard deviation 1 (a better start for the same family of maps). Both
-    directions cost one pass of each network.
+    and a diagonal scaling next to the latent. The scaling starts at the spread of
+    each entry in the data. Both directions cost one pass of each network.
 
     Args:
         event_shape: shape of one example, at least two entries.
@@ -69,14 +67,11 @@ class NICE(Flow):
         }
         if preprocessing == "auto" and resolve_num_values(num_values, event_shape):
             preprocessing = "unit"
-        layers: list[FlowLayer] = [DiagonalScaling()]
+        layers: list[FlowLayer] = [DiagonalScaling(from_data=True)]
         before = preprocessing_layers(preprocessing, event_shape, num_values)
         for i in range(num_couplings):
             network = MLP(hidden_units, activation)
             layers.append(AdditiveCoupling(network, mask="alternating", swap=bool(i % 2)))
-        if preprocessing == "unit":
-            # Each pixel at its own scale, from the data: the learned scaling alone takes thousands of steps.
-            layers.append(Standardize())
         if len(event_shape) != 1:
             layers.append(Reshape())
         layers += before

@@ -181,9 +181,10 @@ class FlowDistribution(tfd.Distribution):
 
     def _draw(self, sample_shape: tf.Tensor, seed: Any, with_log_prob: bool) -> Any:
         batch = tf.concat([sample_shape, self._batch_shape_tensor()], 0)
-        pair = tfp.random.sanitize_seed(seed)
+        # TFP gives integers to a stateful generator; here the same seed repeats, as in Flow.sample.
+        pair = random.as_seed(seed)
         draw = self._flow.sample_and_log_prob if with_log_prob else self._flow.sample
-        out = draw(tf.reduce_prod(batch), condition=self._spread(batch), seed=random.as_seed(pair))
+        out = draw(tf.reduce_prod(batch), condition=self._spread(batch), seed=pair)
         x, log_prob = out if with_log_prob else (out, None)
         x = tf.cast(tf.reshape(x, tf.concat([batch, self._event_shape_tensor()], 0)), self.dtype)
         return (x, tf.reshape(log_prob, batch)) if with_log_prob else x

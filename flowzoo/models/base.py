@@ -59,6 +59,9 @@ class Flow(Trainable, keras.Model):
 
     # Whether fit compiles with XLA when compile() is left to decide, by device type.
     prefers_xla: ClassVar[dict[str, bool]] = {"CPU": False, "GPU": True}
+    # A family names itself, and the arguments of an instance small enough to try it out with.
+    family: ClassVar[str | None] = None
+    small: ClassVar[dict[str, Any]] = {}
 
     def __init__(
         self,

@@ -47,7 +47,8 @@ class MAF(Flow):
         https://arxiv.org/abs/1705.07057.
     """
 
-    family: ClassVar[str] = "maf"
+    family: ClassVar[str | None] = "maf"
+    small: ClassVar[dict[str, Any]] = {"num_layers": 3, "hidden_units": (24, 24)}
 
     def __init__(
         self,

@@ -42,7 +42,8 @@ class NICE(Flow):
         https://arxiv.org/abs/1410.8516.
     """
 
-    family: ClassVar[str] = "nice"
+    family: ClassVar[str | None] = "nice"
+    small: ClassVar[dict[str, Any]] = {"hidden_units": (16, 16)}
 
     def __init__(
         self,

@@ -51,7 +51,8 @@ class RealNVP(Flow):
         sections 3.4 to 3.7.
     """
 
-    family: ClassVar[str] = "realnvp"
+    family: ClassVar[str | None] = "realnvp"
+    small: ClassVar[dict[str, Any]] = {"num_couplings": 4, "hidden_units": (24, 24), "filters": 8, "blocks": 1}
 
     def __init__(
         self,

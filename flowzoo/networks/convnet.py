@@ -11,20 +11,6 @@ from flowzoo.networks.base import Conditioner, positive_int
 
 
 @keras.saving.register_keras_serializable("flowzoo")
-class Conv2D(keras.layers.Conv2D):
-    """`keras.layers.Conv2D` with padding "same" that also takes an empty batch.
-
-    On the CPU TensorFlow gives the result of an empty batch the channels of the input. The reshape
-    sets that right and is free for every other batch.
-    """
-
-    def convolution_op(self, inputs: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
-        """Convolve; see `keras.layers.Conv2D`."""
-        result = super().convolution_op(inputs, kernel)
-        return tf.reshape(result, [-1, *inputs.shape[1:3], self.filters])
-
-
-@keras.saving.register_keras_serializable("flowzoo")
 class ConvResNet(Conditioner):
     """Pre-activation residual convolutions: 3×3 in, blocks of 1×1 and 3×3, 1×1 out.
 
@@ -72,7 +58,7 @@ class ConvResNet(Conditioner):
                 layer.build((None, height, width, self.filters))
             self.inner.append(pair)
         out = self.shapes["entry_shape"][-1] * self.shapes["params_per_entry"]
-        self.last = Conv2D(
+        self.last = keras.layers.Conv2D(
             out, self.kernel_size, padding="same", kernel_initializer="zeros", dtype=self.dtype_policy, name="last"
         )
         self.last.build((None, height, width, self.filters))
@@ -86,8 +72,8 @@ class ConvResNet(Conditioner):
         )
         self.project.build((None, self._sizes[2]))
 
-    def _conv(self, size: int, name: str) -> Conv2D:
-        return Conv2D(
+    def _conv(self, size: int, name: str) -> keras.layers.Conv2D:
+        return keras.layers.Conv2D(
             self.filters,
             size,
             padding="same",
@@ -103,6 +89,14 @@ class ConvResNet(Conditioner):
         return tf.split(projected[:, None, None, :], self.blocks + 1, axis=-1)
 
     def _run(self, inputs: tf.Tensor, condition: tf.Tensor | None) -> tf.Tensor:
+        if inputs.shape[0]:
+            return self._convolve(inputs, condition)
+        # On the CPU TensorFlow's convolutions give an empty batch a wrong shape: never hand them one.
+        batch = tf.shape(inputs)[0]
+        condition = None if condition is None else _never_empty(condition)
+        return self._convolve(_never_empty(inputs), condition)[:batch]
+
+    def _convolve(self, inputs: tf.Tensor, condition: tf.Tensor | None) -> tf.Tensor:
         if condition is not None and self.project is None:
             height, width, _ = self.shapes["input_shape"]
             resized = tf.image.resize(condition, [height, width], antialias=False)
@@ -117,3 +111,10 @@ class ConvResNet(Conditioner):
         """Return the arguments that make an equal network."""
         config = {"filters": self.filters, "blocks": self.blocks, "kernel_size": self.kernel_size}
         return {**super().get_config(), **config}
+
+
+def _never_empty(x: tf.Tensor) -> tf.Tensor:
+    """Add one example of zeros to a batch that has none."""
+    missing = tf.cast(tf.equal(tf.shape(x)[0], 0), tf.int32)
+    padded = tf.pad(x, [[0, missing], *([0, 0] for _ in x.shape[1:])])
+    return tf.ensure_shape(padded, [None, *x.shape[1:]])

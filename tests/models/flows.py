@@ -1,0 +1,67 @@
+"""Small flows of every family, for the tests: a new family joins by its `family` name."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+from flowzoo.models import Flow, families
+
+
+@dataclasses.dataclass(frozen=True)
+class Kind:
+    """A kind of data that every family must take."""
+
+    name: str
+    event_shape: tuple[int, ...]
+    arguments: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+    def data(self, num: int, seed: int = 0) -> np.ndarray:
+        rng = np.random.default_rng(seed)
+        num_values = self.arguments.get("num_values")
+        if num_values:
+            return rng.integers(0, num_values, (num, *self.event_shape)).astype("uint8")
+        return rng.normal(size=(num, *self.event_shape)).astype("float32") * 3 + 5
+
+    def condition(self, num: int, seed: int = 1) -> np.ndarray | None:
+        rng = np.random.default_rng(seed)
+        if "num_classes" in self.arguments:
+            return rng.integers(0, self.arguments["num_classes"], num)
+        if "condition_shape" in self.arguments:
+            return rng.normal(size=(num, *self.arguments["condition_shape"])).astype("float32")
+        return None
+
+
+KINDS = {
+    kind.name: kind
+    for kind in (
+        Kind("vector", (3,)),
+        Kind("conditional", (2,), {"condition_shape": (2,)}),
+        Kind("image", (4, 4, 1), {"num_values": 16}),
+        Kind("labelled_image", (3, 4, 1), {"num_values": 4, "num_classes": 3}),
+    )
+}
+CASES = [(family, kind) for family in sorted(families()) for kind in KINDS]
+
+
+def make(family: str, kind: str, seed: int = 0, scale: float = 0.1) -> Flow:
+    """Build a flow of a family for a kind of data, adapted, with random weights."""
+    what = KINDS[kind]
+    arguments = {**families()[family].small, **what.arguments}
+    flow = families()[family](event_shape=what.event_shape, name=f"{family}_{kind}", **arguments)
+    flow.adapt(what.data(64), what.condition(64))
+    randomise_gently(flow, seed, scale)
+    return flow
+
+
+def randomise_gently(flow: Flow, seed: int, scale: float) -> None:
+    """Move the weights a little from where they start: whole flows are deeper than one layer."""
+    rng = np.random.default_rng(seed)
+    for weight in flow.trainable_weights:
+        fan = max(1, int(np.prod(weight.shape[:-1]))) if len(weight.shape) > 1 else 1
+        weight.assign(weight + scale * rng.normal(size=weight.shape) / np.sqrt(fan))
+
+
+__all__ = ["CASES", "KINDS", "Kind", "make"]

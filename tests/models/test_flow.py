@@ -1,0 +1,252 @@
+"""The contract of Flow, for every family and every kind of data."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+import tensorflow_probability as tfp
+
+from flowzoo import Flow, layers
+from flowzoo.models import families
+from flowzoo.networks import MLP
+from tests.harness import dtype_policy, integral
+from tests.models.flows import CASES, KINDS, make
+
+every = pytest.mark.parametrize(("family", "kind"), CASES)
+
+
+@every
+def test_shapes_and_dtypes(family: str, kind: str) -> None:
+    flow, data = make(family, kind), KINDS[kind]
+    x, c = data.data(5), data.condition(5)
+    log_prob = flow.log_prob(x, c)
+    assert log_prob.shape == (5,) and log_prob.dtype == tf.float32
+    z = flow.to_latent(x, c)
+    assert z.shape == (5, *flow.latent_shape)
+    assert int(np.prod(flow.latent_shape)) == int(np.prod(flow.event_shape))
+    back = flow.from_latent(z, c)
+    assert back.shape == x.shape and back.dtype == flow.data_dtype
+    if flow.discrete:
+        assert np.array_equal(back, x)
+    else:
+        np.testing.assert_allclose(back, x, atol=2e-3)
+    one = None if c is None else c[0]
+    for n in (0, 1, 3):
+        samples, density = flow.sample_and_log_prob(n, one, seed=1)
+        assert samples.shape == (n, *flow.event_shape) and density.shape == (n,)
+        assert samples.dtype == flow.data_dtype
+        np.testing.assert_allclose(density, flow.log_prob(samples, None if c is None else np.repeat(c[:1], n, 0)), 2e-3)
+
+
+@every
+def test_seeds_and_temperature(family: str, kind: str) -> None:
+    flow, c = make(family, kind), KINDS[kind].condition(1)
+    draw = lambda **options: np.asarray(flow.sample(64, c, **options))  # noqa: E731
+    assert np.array_equal(draw(seed=3), draw(seed=3))
+    assert np.array_equal(draw(seed=3), draw(seed=np.array([3, 0])))
+    assert not np.array_equal(draw(seed=3), draw(seed=4))
+    assert not np.array_equal(draw(), draw())
+    cold = np.asarray(flow.to_latent(draw(seed=1, temperature=0.1), None if c is None else np.repeat(c, 64, 0)))
+    if not flow.discrete:
+        assert cold.std() < 0.3
+
+
+@every
+def test_an_example_has_one_score(family: str, kind: str) -> None:
+    """A score depends on the example, its condition and the seed: not on the batch or the place in it."""
+    flow, data = make(family, kind), KINDS[kind]
+    x, c = data.data(6), data.condition(6)
+    whole = np.asarray(flow.log_prob(x, c))
+    assert np.array_equal(whole, flow.log_prob(x, c))
+    backwards = np.asarray(flow.log_prob(x[::-1], None if c is None else c[::-1]))[::-1]
+    np.testing.assert_allclose(backwards, whole, rtol=1e-4, atol=1e-3)
+    alone = [float(flow.log_prob(x[i : i + 1], None if c is None else c[i : i + 1])[0]) for i in range(6)]
+    np.testing.assert_allclose(alone, whole, rtol=1e-4, atol=1e-3)
+    if flow.discrete:
+        assert not np.array_equal(whole, flow.log_prob(x, c, seed=1))
+        np.testing.assert_allclose(flow.bits_per_dim(x, c), -whole / (flow.event_size * np.log(2)), rtol=1e-6)
+    else:
+        with pytest.raises(ValueError, match="continuous"):
+            flow.bits_per_dim(x, c)
+
+
+@every
+def test_the_condition_matters(family: str, kind: str) -> None:
+    flow, data = make(family, kind, scale=0.5), KINDS[kind]
+    x, c = data.data(4), data.condition(4)
+    if c is None:
+        with pytest.raises(ValueError, match="takes no condition"):
+            flow.log_prob(x, np.zeros(4))
+        return
+    other = (c + 1) % 3 if flow.num_classes else c + 1
+    assert not np.allclose(flow.log_prob(x, c), flow.log_prob(x, other))
+    with pytest.raises(ValueError, match="needs condition"):
+        flow.log_prob(x)
+    with pytest.raises(ValueError, match="needs condition"):
+        flow.sample(2)
+    with pytest.raises(ValueError, match="condition"):
+        flow.log_prob(x, c[:3])
+
+
+@every
+def test_gradients_reach_inputs_and_weights(family: str, kind: str) -> None:
+    flow, data = make(family, kind), KINDS[kind]
+    x, c = tf.cast(data.data(4), tf.float32), data.condition(4)
+    values = [weight.value for weight in flow.trainable_weights]
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        loss = tf.reduce_sum(flow.log_prob(x, c))
+    gradients = tape.gradient(loss, [x, *values])
+    missing = [w.path for w, g in zip(flow.trainable_weights, gradients[1:], strict=True) if g is None]
+    assert gradients[0] is not None and not missing
+    assert all(np.all(np.isfinite(gradient)) for gradient in gradients)
+
+
+@every
+def test_saved_and_loaded_bit_for_bit(family: str, kind: str, tmp_path: Path) -> None:
+    flow, data = make(family, kind), KINDS[kind]
+    x, c = data.data(5), data.condition(5)
+    want = np.asarray(flow.log_prob(x, c))
+    flow.save(tmp_path / "flow.keras")
+    loaded = keras.models.load_model(tmp_path / "flow.keras")
+    assert type(loaded) is type(flow)
+    assert np.array_equal(loaded.log_prob(x, c), want)
+    assert loaded.adapted
+    flow.save_weights(tmp_path / "flow.weights.h5")
+    fresh = type(flow).from_config(flow.get_config())
+    assert not np.array_equal(fresh.log_prob(x, c), want)
+    fresh.load_weights(tmp_path / "flow.weights.h5")
+    assert np.array_equal(fresh.log_prob(x, c), want)
+
+
+@every
+def test_as_a_tfp_distribution(family: str, kind: str) -> None:
+    flow, data = make(family, kind), KINDS[kind]
+    x, c = data.data(6), data.condition(6)
+    distribution = flow.distribution(c)
+    assert isinstance(distribution, tfp.distributions.Distribution)
+    assert distribution.event_shape == flow.event_shape
+    assert distribution.batch_shape == (() if c is None else (6,))
+    np.testing.assert_allclose(distribution.log_prob(x), flow.log_prob(x, c), rtol=1e-5, atol=1e-4)
+    batch = [] if c is None else [6]
+    samples = distribution.sample([2, 3], seed=7)
+    assert samples.shape == (2, 3, *batch, *flow.event_shape)
+    assert np.array_equal(samples, distribution.sample([2, 3], seed=7))
+    drawn, density = distribution.experimental_sample_and_log_prob(4, seed=5)
+    np.testing.assert_allclose(density, distribution.log_prob(drawn), rtol=2e-3, atol=1e-2)
+
+
+@every
+def test_in_a_graph_of_the_users(family: str, kind: str) -> None:
+    flow, data = make(family, kind), KINDS[kind]
+    x, c = tf.constant(data.data(3)), data.condition(3)
+
+    @tf.function
+    def score(x: tf.Tensor) -> tf.Tensor:
+        return flow.log_prob(x, c)
+
+    np.testing.assert_allclose(score(x), flow.log_prob(x, c), rtol=1e-4, atol=1e-3)
+    compiled = tf.function(lambda x: flow.log_prob(x, c), jit_compile=True)
+    np.testing.assert_allclose(compiled(x), flow.log_prob(x, c), rtol=1e-3, atol=1e-2)
+
+
+@pytest.mark.parametrize("family", sorted(families()))
+def test_density_integrates_to_one_after_training(family: str) -> None:
+    rng = np.random.default_rng(0)
+    x = np.concatenate([rng.normal(-2, 0.5, (600, 2)), rng.normal(2, 0.8, (600, 2))]).astype("float32")
+    flow = families()[family](event_shape=(2,), **families()[family].small)
+    flow.compile(keras.optimizers.Adam(5e-3))
+    flow.fit(x, epochs=8, batch_size=200, verbose=0)
+    samples = np.asarray(flow.sample(50000, seed=0))
+    low, high = samples.min(0), samples.max(0)
+    margin = 1.5 * (high - low)
+    total = integral(lambda p: flow.log_prob(p.astype("float32")), low - margin, high + margin, 1201)
+    assert abs(total - 1) < 1e-3
+
+
+def test_a_stack_of_the_users_own_equals_tfp() -> None:
+    """The density of a hand-made flow equals what TFP computes for the same transform."""
+    flow = Flow([layers.DiagonalScaling(), layers.Reverse(), layers.ActNorm()], event_shape=(3,))
+    values = {"log_scale": [0.1, 0.2, -0.3], "shift": [1.0, -2.0, 0.5]}
+    for weight in flow.trainable_weights:
+        weight.assign(values[weight.name])
+    tfb, tfd = tfp.bijectors, tfp.distributions
+    scale = tfb.Scale(log_scale=[0.1, 0.2, -0.3])
+    affine = tfb.Shift([1.0, -2.0, 0.5])(tfb.Scale(log_scale=[0.1, 0.2, -0.3]))
+    base = tfd.MultivariateNormalDiag(tf.zeros(3), tf.ones(3))
+    reference = tfd.TransformedDistribution(base, affine(tfb.Permute([2, 1, 0])(scale)))
+    x = np.random.default_rng(0).normal(size=(7, 3)).astype("float32")
+    np.testing.assert_allclose(flow.log_prob(x), reference.log_prob(x), rtol=1e-5)
+
+
+def test_new_weights_are_seen_at_once() -> None:
+    """No cache, no copy and no stale trace: TFP's views and compiled methods follow the weights."""
+    flow = make("realnvp", "vector")
+    x = KINDS["vector"].data(3)
+    distribution, bijector = flow.distribution(), flow.bijector()
+    z = tf.zeros([3, 3])
+    before = np.asarray(flow.log_prob(x)), np.asarray(distribution.log_prob(x)), np.asarray(bijector.forward(z))
+    for weight in flow.trainable_weights:
+        weight.assign(weight + 0.1)
+    after = flow.log_prob(x), distribution.log_prob(x), bijector.forward(z)
+    assert all(not np.allclose(a, b) for a, b in zip(after, before, strict=True))
+    np.testing.assert_allclose(after[0], after[1], rtol=1e-6)
+
+
+def test_neutra_through_tfp() -> None:
+    """TFP's TransformedTransitionKernel samples through a flow."""
+    flow = make("maf", "vector")
+    tfd, mcmc = tfp.distributions, tfp.mcmc
+    target = tfd.MultivariateNormalDiag(tf.constant([5.0, 5.0, 5.0]), tf.ones(3))
+    inner = mcmc.HamiltonianMonteCarlo(target.log_prob, step_size=0.05, num_leapfrog_steps=2)
+    kernel = mcmc.TransformedTransitionKernel(inner, flow.bijector())
+    start = tf.ones([4, 3]) * 5.0
+    states = mcmc.sample_chain(3, start, kernel=kernel, trace_fn=None, seed=[1, 2])
+    assert states.shape == (3, 4, 3) and np.all(np.isfinite(states)) and not np.allclose(states[-1], start)
+
+
+def test_copies_are_independent() -> None:
+    flow = make("nice", "vector")
+    x = KINDS["vector"].data(3)
+    before = np.asarray(flow.log_prob(x))
+    twin = copy.deepcopy(flow)
+    for weight in twin.trainable_weights:
+        weight.assign(weight + 1.0)
+    assert np.array_equal(flow.log_prob(x), before)
+    assert not np.allclose(twin.log_prob(x), before)
+
+
+def test_a_layer_serves_in_one_place() -> None:
+    coupling = layers.AffineCoupling(MLP((4,)))
+    Flow([coupling], event_shape=(4,))
+    with pytest.raises(ValueError, match="second place"):
+        Flow([coupling], event_shape=(5,))
+
+
+def test_float64_from_the_policy() -> None:
+    """Under a float64 policy every layer and network computes in it."""
+    with dtype_policy("float64"):
+        flow = families()["realnvp"](event_shape=(2,), **families()["realnvp"].small)
+    assert {weight.dtype for weight in flow.trainable_weights} == {"float64"}
+    assert flow.log_prob(np.zeros((2, 2))).dtype == tf.float64
+    z = np.random.default_rng(0).normal(size=(5, 2))
+    np.testing.assert_allclose(flow.to_latent(flow.from_latent(z)), z, atol=1e-12)
+
+
+def test_mixed_precision_keeps_the_flow_in_float32() -> None:
+    """Only hidden layers compute in bfloat16: values, log-determinants and last layers stay float32."""
+    with dtype_policy("mixed_bfloat16"):
+        flow = families()["realnvp"](event_shape=(4,), **families()["realnvp"].small)
+    coupling = next(layer for layer in flow.chain.chained if isinstance(layer, layers.AffineCoupling))
+    assert coupling.conditioner.hidden[0].compute_dtype == "bfloat16"
+    assert coupling.conditioner.last.compute_dtype == "float32"
+    x = np.random.default_rng(0).normal(size=(64, 4)).astype("float32")
+    flow.adapt(x)
+    z = flow.to_latent(x)
+    assert z.dtype == flow.log_prob(x).dtype == tf.float32
+    assert np.max(np.abs(flow.from_latent(z) - x)) < 1e-4

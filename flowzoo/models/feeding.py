@@ -25,8 +25,15 @@ def unpack(flow: Any, data: Any) -> tuple[tf.Tensor, tf.Tensor | None, tf.Tensor
     x, condition, weight = keras.utils.unpack_x_y_sample_weight(data)
     if isinstance(x, tuple | list) and condition is None:
         x, condition = x
+    if condition is not None and flow.condition_shape is None and condition.shape[-1] == 0:
+        condition = None  # see `no_condition`
     x = checks.data(flow, x)
     return x, checks.condition(flow, condition, tf.shape(x)[0]), weight
+
+
+def no_condition(x: Any) -> np.ndarray:
+    """Return an empty condition: without one, Keras drops the sample weights of an array silently."""
+    return np.zeros([len(x), 0], "float32")
 
 
 def training_data(flow: Any, x: Any, y: Any, name: str) -> tuple[Any, Any]:
@@ -130,8 +137,8 @@ def first_examples(x: Any, y: Any, wanted: int) -> tuple[np.ndarray, np.ndarray 
         wanted: the largest number of examples.
     """
     if not is_batched(x):
-        step = max(1, len(x) // wanted)
-        return x[::step][:wanted], None if y is None else y[::step][:wanted]
+        rows = np.linspace(0, len(x) - 1, min(wanted, len(x))).astype(int)
+        return x[rows], None if y is None else y[rows]
     xs: list[np.ndarray] = []
     conditions: list[np.ndarray] = []
     for batch in _batches(x):

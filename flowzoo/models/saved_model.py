@@ -38,20 +38,21 @@ class _ExportModule(tf.Module):
 
     def __init__(self, flow: Any, weights_dtype: str) -> None:
         super().__init__(name="flowzoo")
-        self._flow = flow
-        self._own = flow.weights
+        # Behind functions: as attributes the flow and its weights would be saved beside the copies.
+        own = flow.weights
+        self._flow_of, self._own_of = (lambda: flow), (lambda: own)
         # A SavedModel must not depend on the strategy that the flow was trained under.
         with tf.init_scope():
             self.weights = [
                 tf.Variable(_stored(weight, weights_dtype), trainable=False, name=f"weight_{i}")
-                for i, weight in enumerate(self._own)
+                for i, weight in enumerate(own)
             ]
 
     def _bound(self, function: Callable) -> Callable:
         """Return `function` computing with the copies instead of the flow's own weights."""
 
         def run(*arguments: Any) -> Any:
-            pairs = zip(self._own, self.weights, strict=True)
+            pairs = zip(self._own_of(), self.weights, strict=True)
             mapping = [(own, tf.cast(copy, own.dtype)) for own, copy in pairs]
             with keras.StatelessScope(state_mapping=mapping):
                 return function(*arguments)
@@ -60,8 +61,9 @@ class _ExportModule(tf.Module):
 
     def _define(self, output: str, function: Callable, *names: str) -> Callable:
         """Make one signature: inputs of the names, and one output."""
-        specs = input_specs(self._flow)
-        if self._flow.condition_shape is not None:
+        flow = self._flow_of()
+        specs = input_specs(flow)
+        if flow.condition_shape is not None:
             names = (*names, "condition")
         run = self._bound(function)
 
@@ -72,7 +74,7 @@ class _ExportModule(tf.Module):
 
     def signatures(self) -> dict[str, Callable]:
         """Return the signatures by name."""
-        flow, inner = self._flow, self._inner_condition
+        flow, inner = self._flow_of(), self._inner_condition
 
         def log_prob(given: dict[str, tf.Tensor]) -> tf.Tensor:
             x = tf.cast(given["x"], flow.compute_dtype)
@@ -100,7 +102,7 @@ class _ExportModule(tf.Module):
 
     def _inner_condition(self, given: dict[str, tf.Tensor], batch: tf.Tensor) -> tf.Tensor | None:
         """Turn the condition of a request into what the layers take: one for all, or one each."""
-        return checks.condition(self._flow, given.get("condition"), batch)
+        return checks.condition(self._flow_of(), given.get("condition"), batch)
 
 
 def _stored(weight: Any, weights_dtype: str) -> tf.Tensor:

@@ -92,6 +92,7 @@ class Trainable:
             scaled = self.optimizer.scale_loss(loss / self.distribute_strategy.num_replicas_in_sync)
         variables = self.trainable_variables
         gradients = tape.gradient(scaled, [variable.value for variable in variables])
+        gradients = clip_across_replicas(self.optimizer, gradients)
         self.optimizer.apply_gradients(zip(gradients, variables, strict=True))
         return self._report(nats, weight)
 
@@ -145,6 +146,8 @@ class Trainable:
             self.adapt(x, y)
         if feeding.is_batched(x):
             kwargs.setdefault("shuffle", False)  # a dataset shuffles itself; Keras would warn
+        elif y is None and kwargs.get("sample_weight") is not None:
+            y = feeding.no_condition(x)
         with feeding.clear_errors():
             return super().fit(x, y, *args, validation_data=validation_data, **kwargs)
 
@@ -180,7 +183,8 @@ class Trainable:
         wanted = self.chain.data_init_examples
         if not wanted:
             return
-        x, condition = feeding.first_examples(x, y, wanted)
+        with feeding.clear_errors():
+            x, condition = feeding.first_examples(x, y, wanted)
         if not len(x):
             raise ValueError("adapt takes at least one example. Received: none")
         x = checks.data(self, x)
@@ -194,3 +198,23 @@ def weighted_mean(values: tf.Tensor, weight: tf.Tensor | None) -> tf.Tensor:
     weight = tf.cast(weight, values.dtype)
     return tf.math.divide_no_nan(tf.reduce_sum(values * weight), tf.reduce_sum(weight))
 
+
+def clip_across_replicas(optimizer: Any, gradients: list[tf.Tensor]) -> list[tf.Tensor]:
+    """Clip the gradient of the whole batch where Keras would clip each replica's part of it.
+
+    Returns what Keras may sum over the replicas, and clip once more without effect. On one replica, or
+    without clipping, the gradients are returned as they are.
+    """
+    context = tf.distribute.get_replica_context()
+    replicas = context.num_replicas_in_sync if context else 1
+    if replicas == 1 or not (optimizer.global_clipnorm or optimizer.clipnorm or optimizer.clipvalue):
+        return gradients
+    gradients = context.all_reduce(tf.distribute.ReduceOp.SUM, gradients)
+    if optimizer.global_clipnorm:
+        gradients, _ = tf.clip_by_global_norm(gradients, optimizer.global_clipnorm)
+    elif optimizer.clipnorm:
+        gradients = [tf.clip_by_norm(gradient, optimizer.clipnorm) for gradient in gradients]
+    else:
+        low, high = -optimizer.clipvalue, optimizer.clipvalue
+        gradients = [tf.clip_by_value(gradient, low, high) for gradient in gradients]
+    return [gradient / replicas for gradient in gradients]

@@ -14,24 +14,34 @@ from flowzoo.networks.base import Conditioner, hidden_sizes
 
 @keras.saving.register_keras_serializable("flowzoo")
 class MaskedDense(keras.layers.Dense):
-    """A dense layer whose kernel is multiplied by a constant mask.
+    """A dense layer in which output j sees input i only where their degrees allow it.
+
+    The mask is worked out from the degrees at each call: as a constant it would be as large as the
+    kernel, once for every function of a SavedModel.
 
     Args:
         units: number of outputs.
-        mask: array [inputs, units] of zeros and ones; None for a dense layer like any other.
+        input_degrees: an integer an input.
+        output_degrees: an integer an output; it sees the inputs of degrees up to its own.
         **kwargs: of `keras.layers.Dense`.
     """
 
-    def __init__(self, units: int, mask: Any = None, **kwargs: Any) -> None:
+    def __init__(self, units: int, input_degrees: Any, output_degrees: Any, **kwargs: Any) -> None:
         super().__init__(units, **kwargs)
-        self.mask_array = None if mask is None else np.asarray(mask, dtype="float32")
+        self.degrees = [np.asarray(degrees, "int32") for degrees in (input_degrees, output_degrees)]
 
     def call(self, inputs: tf.Tensor, training: bool | None = None) -> tf.Tensor:
         """Return activation(inputs (kernel * mask) + bias)."""
         kernel = tf.convert_to_tensor(self.kernel)
-        if self.mask_array is not None:
-            kernel = kernel * tf.constant(self.mask_array, kernel.dtype)
+        before, after = self.degrees
+        mask = tf.constant(before)[:, None] <= tf.constant(after)[None, :]
+        kernel = kernel * tf.cast(mask, kernel.dtype)
         return self.activation(tf.matmul(inputs, kernel) + tf.convert_to_tensor(self.bias))
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the arguments that make an equal layer."""
+        before, after = (degrees.tolist() for degrees in self.degrees)
+        return {**super().get_config(), "input_degrees": before, "output_degrees": after}
 
 
 def made_degrees(size: int, hidden_units: Sequence[int]) -> list[np.ndarray]:
@@ -82,12 +92,21 @@ class MADE(Conditioner):
         per_entry = self.shapes["params_per_entry"]
         self.hidden = []
         for i, units in enumerate(self.hidden_units):
-            mask = degrees[i][:, None] <= degrees[i + 1][None, :]
             self.hidden.append(
-                MaskedDense(units, mask, kernel_initializer="he_normal", dtype=self.hidden_dtype(), name=f"hidden_{i}")
+                MaskedDense(
+                    units,
+                    degrees[i],
+                    degrees[i + 1],
+                    kernel_initializer="he_normal",
+                    dtype=self.hidden_dtype(),
+                    name=f"hidden_{i}",
+                )
             )
-        mask = np.repeat(degrees[-1][:, None] < degrees[0][None, :], per_entry, axis=1)
-        self.last = MaskedDense(out, mask, kernel_initializer="zeros", dtype=self.dtype_policy, name="last")
+        # Parameters of entry i see what is before it: degrees up to i - 1.
+        last = np.repeat(degrees[0] - 1, per_entry)
+        self.last = MaskedDense(
+            out, degrees[-1], last, kernel_initializer="zeros", dtype=self.dtype_policy, name="last"
+        )
         width = size
         for layer in [*self.hidden, self.last]:
             layer.build((None, width))

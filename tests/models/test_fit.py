@@ -1,0 +1,329 @@
+"""Training through Keras: data of every form, noise that repeats, statistics that are set once."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from flowzoo import Flow, layers
+from flowzoo.models import families
+from tests.models.flows import CASES, KINDS
+
+FAMILIES = sorted(families())
+
+
+def fresh(family: str, kind: str = "vector", **options: object) -> Flow:
+    what = KINDS[kind]
+    arguments = {**families()[family].small, **what.arguments, **options}
+    keras.utils.set_random_seed(1)
+    flow = families()[family](event_shape=what.event_shape, **arguments)
+    flow.compile(keras.optimizers.Adam(3e-3))
+    return flow
+
+
+@pytest.mark.parametrize(("family", "kind"), CASES)
+def test_fit_learns(family: str, kind: str) -> None:
+    what = KINDS[kind]
+    x, c = what.data(256), what.condition(256)
+    flow = fresh(family, kind)
+    history = flow.fit(x, c, epochs=4, batch_size=64, validation_data=(x, c), verbose=0).history
+    assert flow.adapted
+    assert history["loss"][-1] < history["loss"][0]
+    names = {"loss", "val_loss"} | ({"bits_per_dim", "val_bits_per_dim"} if flow.discrete else set())
+    assert set(history) == names
+    if flow.discrete:
+        scale = flow.event_size * np.log(2)
+        np.testing.assert_allclose(history["bits_per_dim"], np.array(history["loss"]) / scale, rtol=1e-5)
+    else:
+        got = flow.evaluate(x, c, verbose=0)
+        np.testing.assert_allclose(got, -np.mean(flow.log_prob(x, c)), rtol=1e-4)
+
+
+@pytest.mark.parametrize("form", ["array", "tensor", "pair", "dataset", "pair_dataset", "weighted", "pydataset"])
+def test_forms_of_data(form: str) -> None:
+    kind = "conditional" if "pair" in form or form == "weighted" else "vector"
+    x, c = KINDS[kind].data(64), KINDS[kind].condition(64)
+    flow = fresh("realnvp", kind)
+
+    class Batches(keras.utils.PyDataset):
+        def __len__(self) -> int:
+            return 4
+
+        def __getitem__(self, index: int) -> tuple:
+            return (x[16 * index : 16 * index + 16],)
+
+    forms = {
+        "array": lambda: (x, None),
+        "tensor": lambda: (tf.constant(x), None),
+        "pair": lambda: ((x, c), None),
+        "dataset": lambda: (tf.data.Dataset.from_tensor_slices(x).batch(16), None),
+        "pair_dataset": lambda: (tf.data.Dataset.from_tensor_slices((x, c)).batch(16), None),
+        "weighted": lambda: (tf.data.Dataset.from_tensor_slices((x, c, np.ones(64, "f"))).batch(16), None),
+        "pydataset": lambda: (Batches(), None),
+    }
+    given, condition = forms[form]()
+    history = flow.fit(given, condition, epochs=3, batch_size=16, verbose=0, shuffle=False).history
+    assert np.isfinite(history["loss"]).all() and history["loss"][-1] < history["loss"][0]
+
+
+def test_sample_weights_are_weights() -> None:
+    """Examples of weight zero leave no trace."""
+    x = KINDS["vector"].data(64)
+    spoiled = np.concatenate([x, x * 50])
+    weights = np.repeat([1.0, 0.0], 64).astype("float32")
+    results = []
+    for data, options in ((x, {}), (spoiled, {"sample_weight": weights})):
+        flow = fresh("nice")
+        flow.adapt(x)
+        flow.fit(data, epochs=3, batch_size=128, verbose=0, shuffle=False, **options)
+        results.append(flow.get_weights())
+    for a, b in zip(*results, strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("scale", [1e6, 1e-6])
+def test_data_of_any_scale(family: str, scale: float) -> None:
+    """log_prob is the density of the user's own data: scaled by s it falls by log s an entry."""
+    x = KINDS["vector"].data(256) - 5
+    losses = []
+    for factor in (1.0, scale):
+        flow = fresh(family)
+        losses.append(flow.fit(x * factor, epochs=2, batch_size=64, verbose=0, shuffle=False).history["loss"])
+    expected = np.array(losses[0]) + 3 * np.log(scale)
+    np.testing.assert_allclose(losses[1], expected, rtol=1e-3)
+
+
+def test_a_constant_column_does_no_harm() -> None:
+    x = KINDS["vector"].data(128)
+    x[:, 1] = 7.0
+    flow = fresh("maf")
+    history = flow.fit(x, epochs=2, batch_size=64, verbose=0).history
+    assert np.isfinite(history["loss"]).all() and np.isfinite(flow.log_prob(x)).all()
+
+
+def test_runs_repeat_with_the_seed_and_noise_is_fresh_each_step() -> None:
+    x = KINDS["image"].data(64)
+    runs = []
+    for seed in (0, 0, 5):
+        flow = fresh("nice", "image")
+        flow.seed = seed
+        runs.append(flow.fit(x, epochs=3, batch_size=64, verbose=0, shuffle=False).history["loss"])
+    assert runs[0] == runs[1]
+    assert runs[0] != runs[2]
+    frozen = fresh("nice", "image")
+    frozen.compile(keras.optimizers.SGD(0.0))
+    losses = frozen.fit(x, epochs=3, batch_size=64, verbose=0).history["loss"]
+    assert len(set(losses)) == 3  # weights stand still: only the noise can differ
+
+
+def test_statistics_are_set_once_and_kept() -> None:
+    """Standardize and ActNorm come from the first data, also in graph mode, and survive a second fit."""
+    x = KINDS["vector"].data(256)
+    flow = fresh("realnvp")
+    flow.compile(keras.optimizers.SGD(0.0))
+    assert not flow.adapted
+    flow.fit(x, epochs=1, verbose=0)
+    z = np.asarray(flow.to_latent(x))
+    assert np.abs(z.mean(0)).max() < 0.05 and np.abs(z.std(0) - 1).max() < 0.05
+    before = flow.get_weights()
+    flow.fit(x * 100, epochs=1, verbose=0)
+    assert all(np.array_equal(a, b) for a, b in zip(before, flow.get_weights(), strict=True))
+
+    layer = layers.ActNorm()
+    layer.build_for((3,))
+    graph = tf.function(lambda data: layer.data_init(data))
+    first = np.asarray(graph(tf.constant(x)))
+    np.testing.assert_allclose(first.std(0), 1, atol=1e-3)
+    second = np.asarray(graph(tf.constant(x * 10)))
+    assert second.std(0).min() > 5  # the second data change nothing
+
+
+def test_a_sorted_table_is_sampled_evenly() -> None:
+    x = np.sort(np.random.default_rng(0).normal(size=(150_000, 1)).astype("float32"), axis=0)
+    layer = layers.Standardize()
+    flow = Flow([layer], event_shape=(1,))
+    flow.adapt(x)
+    assert abs(float(layer.shift[0])) < 0.01 and abs(float(layer.log_scale[0])) < 0.01
+
+
+def test_callbacks_and_saving_with_the_optimizer(tmp_path: Path) -> None:
+    x = KINDS["vector"].data(128)
+    flow = fresh("realnvp")
+    saved = str(tmp_path / "best.keras")
+    callbacks = [
+        keras.callbacks.ModelCheckpoint(saved, monitor="val_loss", save_best_only=True),
+        keras.callbacks.EarlyStopping("val_loss", patience=3),
+        keras.callbacks.CSVLogger(tmp_path / "log.csv"),
+    ]
+    flow.fit(x, epochs=3, validation_data=x, callbacks=callbacks, verbose=0)
+    loaded = keras.models.load_model(saved)
+    loaded.fit(x, epochs=1, verbose=0)
+    assert int(loaded.optimizer.iterations) > int(flow.optimizer.iterations)
+
+
+def test_regularisation_counts() -> None:
+    x = KINDS["vector"].data(64)
+    flow = fresh("nice")
+    flow.adapt(x)
+    plain = flow.get_weights()
+    network = next(layer for layer in flow.chain.chained if hasattr(layer, "conditioner")).conditioner
+    network.hidden[0].kernel_regularizer = keras.regularizers.L2(100.0)
+    flow.fit(x, epochs=3, verbose=0)
+    before, after = np.abs(plain[1]).mean(), np.abs(network.hidden[0].kernel.numpy()).mean()
+    assert after < before
+
+
+def test_predict_gives_log_prob() -> None:
+    flow, x = fresh("realnvp"), KINDS["vector"].data(50)
+    flow.adapt(x)
+    np.testing.assert_allclose(flow.predict(x, batch_size=20, verbose=0), flow.log_prob(x), rtol=1e-5)
+    np.testing.assert_allclose(flow(x), flow.log_prob(x), rtol=1e-6)
+
+
+BAD = {
+    "rank": (np.zeros((8,)), ValueError, "shape"),
+    "width": (np.zeros((8, 4)), ValueError, r"\[batch, 3\]"),
+    "one example": (np.zeros((3,)), ValueError, "leading dimension"),
+    "nan": (np.full((8, 3), np.nan), ValueError, "finite"),
+    "inf": (np.array([[0, 1, np.inf]]), ValueError, r"inf at index \(0, 2\)"),
+    "text": (np.array([["a", "b", "c"]]), TypeError, "numbers"),
+    "none": (None, TypeError, "None"),
+    "empty": (np.zeros((0, 3)), ValueError, "at least one example"),
+    "a list of lists is no pair": ("abc", TypeError, "Received: str"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_data_is_refused_before_training(name: str) -> None:
+    data, error, match = BAD[name]
+    flow = fresh("realnvp")
+    before = flow.get_weights()
+    with pytest.raises(error, match=match):
+        flow.fit(data, epochs=1, verbose=0)
+    if name != "empty":
+        with pytest.raises(error):
+            flow.log_prob(data)
+    assert all(np.array_equal(a, b) for a, b in zip(before, flow.get_weights(), strict=True))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_bad_values_in_a_dataset_are_refused(value: float) -> None:
+    x = KINDS["vector"].data(64)
+    x[50, 1] = value
+    flow = fresh("realnvp")
+    flow.adapt(KINDS["vector"].data(64))
+    with pytest.raises(ValueError, match="NaN or infinity"):
+        flow.fit(tf.data.Dataset.from_tensor_slices(x).batch(16), epochs=1, verbose=0)
+
+
+def test_pixels_out_of_range_are_refused() -> None:
+    flow = fresh("realnvp", "image")  # sixteen values
+    good = KINDS["image"].data(8)
+    for bad, match in ((good + 16, "from 0 to 15"), (good - 1.0, "from 0 to 15"), (good + 0.5, "whole numbers")):
+        bad = np.clip(bad, -1, 15.5) if match == "whole numbers" else bad
+        with pytest.raises(ValueError, match=match):
+            flow.log_prob(bad)
+    with pytest.raises(ValueError, match="outside"):
+        flow.fit(tf.data.Dataset.from_tensor_slices(good + np.uint8(16)).batch(8), verbose=0)
+    with pytest.raises(ValueError, match="[Ll]abels|classes"):
+        fresh("realnvp", "labelled_image").log_prob(KINDS["labelled_image"].data(2), [0, 3])
+
+
+def test_bad_arguments_are_refused() -> None:
+    flow = fresh("realnvp")
+    for temperature in (0, -1, float("nan"), float("inf")):
+        with pytest.raises(ValueError, match="temperature"):
+            flow.sample(2, temperature=temperature)
+    with pytest.raises(ValueError, match="at least 0"):
+        flow.sample(-1)
+    for n in (2.5, "3", True, None):
+        with pytest.raises(TypeError, match="n takes"):
+            flow.sample(n)
+    with pytest.raises(TypeError, match="seed"):
+        flow.sample(2, seed="abc")
+    with pytest.raises(ValueError, match="neither loss nor metrics"):
+        flow.compile("adam", loss="mse")
+    labelled = tf.data.Dataset.from_tensor_slices((np.zeros((4, 3), "f"), np.zeros(4))).batch(2)
+    with pytest.raises(ValueError, match="dataset.map"):
+        flow.fit(labelled, verbose=0)
+    with pytest.raises(ValueError, match="num_classes or condition_shape"):
+        Flow([], event_shape=(2,), condition_shape=(2,), num_classes=3)
+    for shape, error in (((), ValueError), ((0,), ValueError), ((-1,), ValueError), ("x", (TypeError, ValueError))):
+        with pytest.raises(error):
+            Flow([], event_shape=shape)
+
+
+def test_memory_does_not_grow() -> None:
+    """A thousand steps and a thousand scores: no traces, caches or tensors pile up."""
+    import gc
+    import resource
+
+    x = KINDS["vector"].data(64)
+    flow = fresh("nice")
+    data = tf.data.Dataset.from_tensor_slices(x).repeat().batch(32)
+
+    def work(steps: int) -> None:
+        flow.fit(data, steps_per_epoch=steps, epochs=1, verbose=0)
+        for _ in range(steps):
+            flow.log_prob(x)
+        gc.collect()
+
+    def megabytes() -> float:
+        with open("/proc/self/statm") as file:
+            return int(file.read().split()[1]) * resource.getpagesize() / 2**20
+
+    work(300)
+    before = megabytes()
+    work(1000)
+    assert megabytes() - before < 25
+
+
+_REPLICAS = textwrap.dedent(
+    """
+    import json, sys
+    import keras, numpy as np, tensorflow as tf
+    cpus = tf.config.list_physical_devices("CPU")
+    tf.config.set_logical_device_configuration(cpus[0], [tf.config.LogicalDeviceConfiguration()] * 2)
+    from flowzoo.models import families
+    from tests.models.flows import KINDS
+    family, kind = sys.argv[1:3]
+    what, cls = KINDS[kind], families()[sys.argv[1]]
+    x, c = what.data(64), what.condition(64)
+    data = tf.data.Dataset.from_tensor_slices(x if c is None else (x, c)).batch(32, drop_remainder=True).repeat()
+    out = []
+    for devices in (["CPU:0"], ["CPU:0", "CPU:1"]):
+        keras.utils.set_random_seed(3)
+        strategy = tf.distribute.MirroredStrategy(devices) if len(devices) > 1 else tf.distribute.get_strategy()
+        with strategy.scope():
+            flow = cls(event_shape=what.event_shape, **{**cls.small, **what.arguments})
+            flow.compile(keras.optimizers.SGD(1e-3, global_clipnorm=10.0))
+        history = flow.fit(data, steps_per_epoch=5, epochs=3, verbose=0).history
+        out.append({"loss": history["loss"], "log_prob": np.asarray(flow.log_prob(x, c)).tolist()})
+    print("RESULT" + json.dumps(out))
+    """
+)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_two_replicas_equal_one(family: str, tmp_path: Path) -> None:
+    """The same global batch gives the same losses and weights: gradients, act-norm and noise included."""
+    script = tmp_path / "replicas.py"
+    script.write_text(_REPLICAS)
+    root = str(Path(__file__).parents[2])
+    env = {**os.environ, "PYTHONPATH": root, "CUDA_VISIBLE_DEVICES": "", "TF_CPP_MIN_LOG_LEVEL": "3"}
+    command = [sys.executable, str(script), family, "labelled_image"]
+    done = subprocess.run(command, capture_output=True, text=True, env=env, timeout=240)
+    assert done.returncode == 0, done.stderr[-3000:]
+    one, two = json.loads(done.stdout.split("RESULT")[1])
+    np.testing.assert_allclose(two["loss"], one["loss"], rtol=1e-4)
+    np.testing.assert_allclose(two["log_prob"], one["log_prob"], rtol=1e-4)

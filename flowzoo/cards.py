@@ -54,8 +54,8 @@ def _measured(card: Mapping[str, Any], measured: Mapping[str, Any] | None) -> li
         metric, training = measured["metric"], measured["training"]
         lines.append(f"Measured:      {metric_text(metric)}")
         lines.append(
-            f"Training:      {training['epochs']} epochs, {training['seconds']:.0f} s on {training['hardware']}, "
-            f"seed {training['seed']}"
+            f"Training:      {training['epochs']} epochs, {training['seconds']:.0f} s on "
+            f"{training['hardware']}, seed {training['seed']}"
         )
         lines.append(f"Versions:      {', '.join(f'{k} {v}' for k, v in measured['versions'].items())}")
     else:
@@ -71,7 +71,8 @@ def _measured(card: Mapping[str, Any], measured: Mapping[str, Any] | None) -> li
 def metric_text(metric: Mapping[str, Any]) -> str:
     """Return a measured metric in words: value, unit, standard error, split, examples, seed."""
     error = f" ± {metric['standard_error']:.2g}" if metric.get("standard_error") else ""
+    nats = " of negative log_prob" if metric["unit"] == "nats" else ""
     return (
-        f"{metric['value']:.4f}{error} {UNITS[metric['unit']]} on {metric['num_examples']:,} examples of the "
-        f"{metric['split']} split (noise seed {metric['seed']})"
+        f"{metric['value']:.4f}{error} {UNITS[metric['unit']]}{nats} on {metric['num_examples']:,} examples "
+        f"of the {metric['split']} split (noise seed {metric['seed']})"
     )

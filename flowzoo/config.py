@@ -76,6 +76,8 @@ class OptimizerConfig(_Part):
         schedule: How it falls after the warm-up.
         warmup_steps: Steps in which it rises linearly from zero.
         final_fraction: The fraction of `learning_rate` at which the cosine ends.
+        decay_epochs: The epochs that the cosine takes, or None for all of the training; a training that ends
+            before it ends at a higher rate.
         weight_decay: Decoupled weight decay.
         clip_norm: The largest global norm of a gradient, or None for no clipping.
     """
@@ -85,6 +87,7 @@ class OptimizerConfig(_Part):
     schedule: Literal["constant", "cosine"] = "cosine"
     warmup_steps: int = Field(default=0, ge=0)
     final_fraction: float = Field(default=0.0, ge=0, le=1)
+    decay_epochs: Count | None = None
     weight_decay: float = Field(default=0.0, ge=0)
     clip_norm: Annotated[float, Field(gt=0)] | None = None
 

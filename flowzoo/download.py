@@ -165,7 +165,13 @@ class _SafeRedirects(urllib.request.HTTPRedirectHandler):
     """Follows redirects only to where a download may start, and never from https to less."""
 
     def redirect_request(
-        self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str, headers: Any, newurl: str  # noqa: ANN401
+        self,
+        req: urllib.request.Request,
+        fp: IO[bytes],
+        code: int,
+        msg: str,
+        headers: Any,
+        newurl: str,  # noqa: ANN401
     ) -> urllib.request.Request | None:
         """Checks the new address before anything is asked of it."""
         _check_address(newurl, ("https",) if req.type == "https" else ("https", "http"))

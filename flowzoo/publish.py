@@ -102,7 +102,7 @@ def train(
         recipe,
         sources["train"],
         sources["validation"],
-        conditional=config.data.conditional,
+        conditional=_conditional(config),
         strategy=chosen,
         limit=limit,
         callbacks=callbacks,
@@ -115,6 +115,10 @@ def _recipe(recipe: TrainingConfig, epochs: int | None, seed: int | None) -> Tra
     changes = {"epochs": epochs, "seed": seed}
     content = {**recipe.model_dump(), **{key: value for key, value in changes.items() if value is not None}}
     return TrainingConfig.model_validate(content)
+
+
+def _conditional(config: EntryConfig) -> bool:
+    return config.data is not None and config.data.conditional
 
 
 def _check_target(target: Path, overwrite: bool) -> None:
@@ -174,7 +178,9 @@ def publish(
         digest = weights.write_manifest(folder)
     _log.info("wrote %s (SHA-256 of SHA256SUMS: %s)", target, digest)
     bits = stored["nats"] / (model.event_size * math.log(2)) if model.discrete else None
-    return TrainResult(config.name, str(target), stored["nats"], bits, trained.seconds, digest, trained.history)
+    return TrainResult(
+        config.name, str(target), stored["nats"], bits, trained.seconds, digest, trained.history
+    )
 
 
 def _plain_copy(config: EntryConfig, model: Any) -> Any:
@@ -188,7 +194,7 @@ def _plain_copy(config: EntryConfig, model: Any) -> Any:
 def _measure(model: Any, source: Source, config: EntryConfig, limit: int | None) -> dict[str, float]:
     """Return mean and standard error of the negative log_prob, in nats."""
     x, condition = source.head(limit)
-    condition = condition if config.data and config.data.conditional else None
+    condition = condition if _conditional(config) else None
     step = max(1, 2**20 // model.event_size)
     parts = [
         np.asarray(model.log_prob(x[i : i + step], None if condition is None else condition[i : i + step]))
@@ -196,7 +202,9 @@ def _measure(model: Any, source: Source, config: EntryConfig, limit: int | None)
     ]
     nats = -np.concatenate(parts).astype("float64")
     if not np.isfinite(nats).all():
-        raise FloatingPointError(f"{config.name}: {np.sum(~np.isfinite(nats))} test examples have no finite log_prob.")
+        raise FloatingPointError(
+            f"{config.name}: {np.sum(~np.isfinite(nats))} test examples have no finite log_prob."
+        )
     error = float(nats.std(ddof=1) / math.sqrt(len(nats))) if len(nats) > 1 else 0.0
     return {"nats": float(nats.mean()), "standard_error": error, "num_examples": len(nats)}
 
@@ -257,7 +265,7 @@ def _card(
 def _round_trip(model: Any, source: Source, config: EntryConfig) -> dict[str, float]:
     """Return the largest error of data to latent to data: of the pixels, or relative to the data's spread."""
     x, condition = source.head(64)
-    condition = condition if config.data and config.data.conditional else None
+    condition = condition if _conditional(config) else None
     back = np.asarray(model.from_latent(model.to_latent(x, condition), condition), "float64")
     spread = 1.0 if model.discrete else float(np.asarray(x, "float64").std()) or 1.0
     return {"largest_error": float(np.max(np.abs(back - x)) / spread), "num_examples": len(x)}
@@ -291,10 +299,10 @@ def versions() -> dict[str, str]:
 def _write_golden(model: Any, source: Source, config: EntryConfig, path: Path) -> None:
     x, condition = source.head(GOLDEN_EXAMPLES)
     arrays = {"x": np.asarray(x)}
-    if config.data and config.data.conditional:
+    if _conditional(config):
         arrays["condition"] = np.asarray(condition)
     arrays["log_prob"] = np.asarray(model.log_prob(arrays["x"], arrays.get("condition")))
-    np.savez(path, **arrays)
+    np.savez(path, allow_pickle=False, **arrays)
 
 
 def _draw(model: Any, path: Path) -> None:

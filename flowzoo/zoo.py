@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import json
 import logging
 import os
@@ -58,17 +59,34 @@ def _make(config: ModelConfig, name: str, event_shape: Any, overrides: dict[str,
     known = families()
     if config.family not in known:
         hint = near_matches(config.family, known)
-        raise ValueError(f"{name}: model.family is one of {', '.join(sorted(known))}. Received: {config.family!r}{hint}")
+        raise ValueError(
+            f"{name}: model.family is one of {', '.join(sorted(known))}. Received: {config.family!r}{hint}"
+        )
     event_shape = config.event_shape if event_shape is None else event_shape
     if event_shape is None:
-        raise ValueError(f"{name} takes data of any shape: pass event_shape=, (number of columns,) for a table.")
+        raise ValueError(
+            f"{name} takes data of any shape: pass event_shape=, (number of columns,) for a table."
+        )
     if isinstance(event_shape, int):
         raise TypeError(f"event_shape takes a tuple: ({event_shape},) for a vector. Received: {event_shape}")
     arguments = {"name": name, **config.args}
     for key in ("condition_shape", "num_classes"):
         if getattr(config, key) is not None:
             arguments[key] = getattr(config, key)
-    return known[config.family](event_shape=tuple(event_shape), **{**arguments, **overrides})
+    arguments |= overrides
+    _check_arguments(known[config.family], arguments)
+    return known[config.family](event_shape=tuple(event_shape), **arguments)
+
+
+def _check_arguments(family: type[Flow], arguments: dict[str, Any]) -> None:
+    accepted = [p.name for p in inspect.signature(family).parameters.values() if p.kind is not p.VAR_KEYWORD]
+    accepted = [*accepted[1:], "name", "dtype"]
+    for key in arguments:
+        if key not in accepted:
+            raise TypeError(
+                f"{family.__name__} takes {', '.join(accepted)}. Received: {key}={arguments[key]!r}"
+                f"{near_matches(key, accepted)}"
+            )
 
 
 def load(name: str, *, source: str | os.PathLike[str] | None = None) -> Flow:
@@ -123,7 +141,9 @@ def restore(folder: Path) -> Flow:
             f"The weights in {folder} do not fit the model of {card['name']}: {len(shapes)} arrays for "
             f"{len(model.weights)} weights, or other shapes. They were made by another version of flowzoo."
         )
-    model.set_weights([array.astype(weight.dtype) for array, weight in zip(arrays, model.weights, strict=True)])
+    model.set_weights(
+        [array.astype(weight.dtype) for array, weight in zip(arrays, model.weights, strict=True)]
+    )
     check_golden(model, folder)
     return model
 

@@ -273,7 +273,8 @@ class TestServerAttacks:
         fetch(server, target, max_bytes=size)
 
     @pytest.mark.parametrize(
-        "place", ["http://example.invalid/x", "ftp://127.0.0.1/x", "file:///etc/passwd", "http://localhost.evil/x"]
+        "place",
+        ["http://example.invalid/x", "ftp://127.0.0.1/x", "file:///etc/passwd", "http://localhost.evil/x"],
     )
     def test_a_redirect_to_less(self, server, target, place):
         def redirect(handler):

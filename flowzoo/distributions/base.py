@@ -27,7 +27,7 @@ class BaseDistribution(keras.layers.Layer):
     def sample(
         self, shape: Any, seed: tf.Tensor, temperature: Any = 1.0, condition: tf.Tensor | None = None
     ) -> tf.Tensor:
-        """Draw latents of `shape` ([batch, *latent_shape]); their spread is `temperature` times the base's."""
+        """Draw latents of `shape`, [batch, *latent_shape], spread `temperature` times as wide as the base."""
         raise NotImplementedError
 
     def call(self, z: tf.Tensor, condition: tf.Tensor | None = None) -> tf.Tensor:
@@ -49,6 +49,8 @@ def make_base(base: Any) -> BaseDistribution:
     if isinstance(base, str):
         known = importlib.import_module("flowzoo.distributions.standard").BY_NAME
         if base not in known:
-            raise ValueError(f"base takes one of {', '.join(sorted(known))} or a BaseDistribution. Received: {base!r}")
+            raise ValueError(
+                f"base takes one of {', '.join(sorted(known))} or a BaseDistribution. Received: {base!r}"
+            )
         return known[base]()
     raise TypeError(f"base takes a name or a flowzoo.distributions.BaseDistribution. Received: {base!r}")

@@ -41,7 +41,9 @@ class DataAffine(FlowLayer):
         size = event_shape[-1:]
         trainable = self.trains_from_data
         self.shift = self.add_weight(shape=size, initializer="zeros", trainable=trainable, name="shift")
-        self.log_scale = self.add_weight(shape=size, initializer="zeros", trainable=trainable, name="log_scale")
+        self.log_scale = self.add_weight(
+            shape=size, initializer="zeros", trainable=trainable, name="log_scale"
+        )
         self.initialized = self.add_weight(
             shape=(), initializer="zeros", dtype="bool", trainable=False, name="initialized"
         )
@@ -109,4 +111,3 @@ class Standardize(DataAffine):
     def cases(cls) -> list[LayerCase]:
         """Return a vector and an image."""
         return [LayerCase({}, (3,)), LayerCase({}, (2, 2, 2), condition_shape=(1,))]
-

@@ -44,9 +44,9 @@ def flow_dtype(dtype: Any = None) -> Any:
     return dtype
 
 
-def as_shape(shape: Any) -> Shape | None:
-    """Return a shape without batch dimension as a tuple of integers (None stays None)."""
-    return None if shape is None else tuple(int(size) for size in shape)
+def as_shape(shape: Any) -> Shape:
+    """Return a shape without batch dimension as a tuple of integers."""
+    return tuple(int(size) for size in shape)
 
 
 class FlowLayer(keras.layers.Layer):
@@ -79,13 +79,14 @@ class FlowLayer(keras.layers.Layer):
     data_init_examples: int = 0
     # The interval in which data must lie, or None.
     data_range: tuple[float, float] | None = None
-    # False for a map that is many-to-one from latent to data (rounding): only data -> latent -> data is exact.
+    # False for a map that is many-to-one from latent to data, such as rounding: then data to latent to
+    # data is exact, and latent to data to latent is not.
     bijective: bool = True
 
     def __init__(self, *, dtype: Any = None, **kwargs: Any) -> None:
         super().__init__(dtype=flow_dtype(dtype), **kwargs)
-        self.event_shape: Shape | None = None
-        self.latent_shape: Shape | None = None
+        self.event_shape: Shape = ()  # the three shapes are known once the layer is built
+        self.latent_shape: Shape = ()
         self.condition_shape: Shape | None = None
 
     @classmethod

@@ -52,7 +52,9 @@ class Chain(FlowLayer):
         return [
             LayerCase({"layers": pair()}, (4,)),
             LayerCase({"layers": pair()}, (3,), condition_shape=(2,)),
-            LayerCase({"layers": [AffineCoupling(mask="channel", conditioner=MLP((8,))), Squeeze()]}, (2, 2, 1)),
+            LayerCase(
+                {"layers": [AffineCoupling(mask="channel", conditioner=MLP((8,))), Squeeze()]}, (2, 2, 1)
+            ),
             LayerCase({"layers": []}, (3,)),
         ]
 

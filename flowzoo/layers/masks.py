@@ -85,7 +85,9 @@ def make_mask(mask: str, swap: bool, event_shape: Shape) -> SplitMask | Checkerb
         raise ValueError(f"mask takes one of {', '.join(MASKS)}. Received: {mask!r}")
     if mask == "checkerboard":
         if len(event_shape) != 3:
-            raise ValueError(f"A checkerboard takes events (height, width, channels). Received: {event_shape}")
+            raise ValueError(
+                f"A checkerboard takes events (height, width, channels). Received: {event_shape}"
+            )
         if event_shape[0] * event_shape[1] < 2:
             raise ValueError(f"A checkerboard takes at least two pixels. Received: {event_shape}")
         return CheckerboardMask(odd=swap)

@@ -41,7 +41,8 @@ class Squeeze(FlowLayer):
     def _latent_shape(self, event_shape: Shape) -> Shape:
         if len(event_shape) != 3 or event_shape[0] % 2 or event_shape[1] % 2:
             raise ValueError(
-                f"Squeeze takes events (height, width, channels) of even height and width. Received: {event_shape}"
+                f"Squeeze takes events (height, width, channels) of even height and width. "
+                f"Received: {event_shape}"
             )
         height, width, channels = event_shape
         return height // 2, width // 2, 4 * channels

@@ -1,4 +1,4 @@
-"""From the user's data to real numbers: dequantisation and the logit. (Standardize: actnorm.py.)"""
+"""From the user's data to real numbers: dequantisation and the logit."""
 
 from __future__ import annotations
 

@@ -282,7 +282,7 @@ class Flow(Trainable, keras.Model):
             inputs, condition = inputs
         return self.log_prob(inputs, condition)
 
-    def export(self, filepath: Any, *, weights_dtype: str = "float32", overwrite: bool = False) -> None:  # type: ignore[override]
+    def export(self, filepath: Any, *, weights_dtype: str = "float32", overwrite: bool = False) -> None:
         """Write a SavedModel that TensorFlow Serving takes.
 
         Its signatures are `serving_default` (= `log_prob`), `log_prob`, `sample`, `to_latent` and

@@ -94,7 +94,9 @@ def values(flow: Shaped, x: np.ndarray, name: str) -> None:
     least, most = x.min(), x.max()
     kind = "whole numbers" if flow.num_values else "numbers"
     if least < low or most > high:
-        raise ValueError(f"{name} takes {kind} from {low:g} to {high:g}. Received: values from {least:g} to {most:g}")
+        raise ValueError(
+            f"{name} takes {kind} from {low:g} to {high:g}. Received: values from {least:g} to {most:g}"
+        )
     if flow.num_values and x.dtype.kind == "f" and np.any(x != np.floor(x)):
         bad = x[x != np.floor(x)][0]
         raise ValueError(
@@ -124,10 +126,16 @@ def condition(flow: Shaped, value: Any, batch: Any = None) -> tf.Tensor | None:
     """
     if flow.condition_shape is None:
         if value is not None:
-            raise ValueError(f"{flow.name} takes no condition: it was built without condition_shape or num_classes.")
+            raise ValueError(
+                f"{flow.name} takes no condition: it was built without condition_shape or num_classes."
+            )
         return None
     if value is None:
-        what = f"class labels below {flow.num_classes}" if flow.num_classes else f"shape {_text(flow.condition_shape)}"
+        what = (
+            f"class labels below {flow.num_classes}"
+            if flow.num_classes
+            else f"shape {_text(flow.condition_shape)}"
+        )
         raise ValueError(f"{flow.name} needs condition= ({what}). Received: None")
     value = numeric(value, "condition")
     if value.shape.rank == len(flow.condition_shape):
@@ -142,9 +150,12 @@ def condition(flow: Shaped, value: Any, batch: Any = None) -> tf.Tensor | None:
 def _labels(flow: Shaped, value: tf.Tensor) -> tf.Tensor:
     if is_eager(value):
         array = np.asarray(value)
-        if array.size and (array.min() < 0 or array.max() >= flow.num_classes or np.any(array != np.floor(array))):
+        if array.size and (
+            array.min() < 0 or array.max() >= flow.num_classes or np.any(array != np.floor(array))
+        ):
             raise ValueError(
-                f"condition takes class labels from 0 to {flow.num_classes - 1}. Received: {array.ravel()[:8]}"
+                f"condition takes class labels from 0 to {flow.num_classes - 1}. "
+                f"Received: {array.ravel()[:8]}"
             )
     return tf.one_hot(tf.cast(value, tf.int32), flow.num_classes, dtype=flow.compute_dtype)
 

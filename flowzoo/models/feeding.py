@@ -120,10 +120,13 @@ def clear_errors() -> Iterator[None]:
     except tf.errors.InvalidArgumentError as error:
         text = str(error)
         if checks.NOT_FINITE in text:
-            raise ValueError("The dataset holds NaN or infinity: clean it, or mask those examples.") from error
+            raise ValueError(
+                "The dataset holds NaN or infinity: clean it, or mask those examples."
+            ) from error
         if checks.OUT_OF_RANGE in text:
             raise ValueError(
-                "The dataset holds values outside what the flow takes (its data_range; whole numbers if discrete)."
+                "The dataset holds values outside what the flow takes: its data_range, and whole numbers if "
+                "it is discrete."
             ) from error
         raise
 

@@ -52,7 +52,12 @@ class RealNVP(Flow):
     """
 
     family: ClassVar[str | None] = "realnvp"
-    small: ClassVar[dict[str, Any]] = {"num_couplings": 4, "hidden_units": (24, 24), "filters": 8, "blocks": 1}
+    small: ClassVar[dict[str, Any]] = {
+        "num_couplings": 4,
+        "hidden_units": (24, 24),
+        "filters": 8,
+        "blocks": 1,
+    }
 
     def __init__(
         self,

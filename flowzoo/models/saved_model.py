@@ -16,7 +16,9 @@ WEIGHTS_DTYPES = ("float32", "float16", "bfloat16")
 SIGNATURES = ("serving_default", "log_prob", "sample", "to_latent", "from_latent")
 
 
-def write_saved_model(flow: Any, filepath: Any, *, weights_dtype: str = "float32", overwrite: bool = False) -> None:
+def write_saved_model(
+    flow: Any, filepath: Any, *, weights_dtype: str = "float32", overwrite: bool = False
+) -> None:
     """Write a flow as a SavedModel; see `Flow.export`.
 
     The weights are copies, listed in the order of `flow.weights`, so that the checkpoint inside
@@ -24,7 +26,9 @@ def write_saved_model(flow: Any, filepath: Any, *, weights_dtype: str = "float32
     only kernels and matrices are stored in half: scales and shifts of data need the range of float32.
     """
     if weights_dtype not in WEIGHTS_DTYPES:
-        raise ValueError(f"weights_dtype takes one of {', '.join(WEIGHTS_DTYPES)}. Received: {weights_dtype!r}")
+        raise ValueError(
+            f"weights_dtype takes one of {', '.join(WEIGHTS_DTYPES)}. Received: {weights_dtype!r}"
+        )
     with staged_folder(filepath, overwrite=overwrite) as folder:
         module = _ExportModule(flow, weights_dtype)
         try:

@@ -55,7 +55,9 @@ class Trainable:
             )
         replicas = self.distribute_strategy.num_replicas_in_sync
         if replicas > 1 and jit_compile is True:
-            raise ValueError(f"jit_compile=True works on one replica. Received: a strategy of {replicas} replicas")
+            raise ValueError(
+                f"jit_compile=True works on one replica. Received: a strategy of {replicas} replicas"
+            )
         if jit_compile == "auto":
             device = "GPU" if tf.config.list_logical_devices("GPU") else "CPU"
             jit_compile = replicas == 1 and self.prefers_xla[device] and not kwargs.get("run_eagerly", False)
@@ -66,7 +68,9 @@ class Trainable:
     def compile_from_config(self, config: dict[str, Any]) -> None:
         """Compile as the saved model was."""
         config = keras.saving.deserialize_keras_object(config)
-        kept = {key: config[key] for key in ("jit_compile", "run_eagerly", "steps_per_execution") if key in config}
+        kept = {
+            key: config[key] for key in ("jit_compile", "run_eagerly", "steps_per_execution") if key in config
+        }
         self.compile(optimizer=config["optimizer"], **kept)
         if self.optimizer is not None and self.built:
             self.optimizer.build(self.trainable_variables)
@@ -118,7 +122,9 @@ class Trainable:
 
     # -- fit and evaluate ---------------------------------------------------------------------------
 
-    def fit(self, x: Any = None, y: Any = None, *args: Any, validation_data: Any = None, **kwargs: Any) -> Any:
+    def fit(
+        self, x: Any = None, y: Any = None, *args: Any, validation_data: Any = None, **kwargs: Any
+    ) -> Any:
         """Train by maximum likelihood; arguments as `keras.Model.fit`.
 
         Args:
@@ -187,8 +193,8 @@ class Trainable:
             x, condition = feeding.first_examples(x, y, wanted)
         if not len(x):
             raise ValueError("adapt takes at least one example. Received: none")
-        x = checks.data(self, x)
-        self.chain.data_init(x, checks.condition(self, condition, tf.shape(x)[0]))
+        x = checks.data(self, x)  # type: ignore[arg-type]
+        self.chain.data_init(x, checks.condition(self, condition, tf.shape(x)[0]))  # type: ignore[arg-type]
 
 
 def weighted_mean(values: tf.Tensor, weight: tf.Tensor | None) -> tf.Tensor:

@@ -113,7 +113,11 @@ class Conditioner(keras.layers.Layer):
         """Return the dtype policy of hidden layers: the global one if mixed, else the layer's own."""
         policy = keras.config.dtype_policy()
         mixed = policy.compute_dtype != policy.variable_dtype
-        return policy if mixed and self.dtype_policy.variable_dtype == policy.variable_dtype else self.dtype_policy
+        return (
+            policy
+            if mixed and self.dtype_policy.variable_dtype == policy.variable_dtype
+            else self.dtype_policy
+        )
 
     def get_config(self) -> dict[str, Any]:
         """Return the arguments that make an equal network."""
@@ -155,4 +159,6 @@ def hidden_sizes(value: Any) -> tuple[int, ...]:
     """Return hidden layer sizes as a tuple of positive integers, else raise ValueError."""
     if isinstance(value, str) or not hasattr(value, "__iter__"):
         raise ValueError(f"hidden_units takes a sequence of positive integers. Received: {value!r}")
-    return tuple(positive_int("hidden_units", int(size) if hasattr(size, "__index__") else size) for size in value)
+    return tuple(
+        positive_int("hidden_units", int(size) if hasattr(size, "__index__") else size) for size in value
+    )

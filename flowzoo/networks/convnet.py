@@ -34,7 +34,12 @@ class ConvResNet(Conditioner):
     """
 
     def __init__(
-        self, filters: int = 64, blocks: int = 2, activation: Any = "relu", kernel_size: int = 3, **kwargs: Any
+        self,
+        filters: int = 64,
+        blocks: int = 2,
+        activation: Any = "relu",
+        kernel_size: int = 3,
+        **kwargs: Any,
     ) -> None:
         super().__init__(activation, **kwargs)
         self.filters = positive_int("filters", filters)
@@ -46,7 +51,9 @@ class ConvResNet(Conditioner):
         if len(shape) != 3:
             raise ValueError(f"ConvResNet takes events (height, width, channels). Received: {tuple(shape)}")
         if condition is not None and len(condition) not in (0, 1, 3):
-            raise ValueError(f"ConvResNet takes a vector or an image as condition. Received: {tuple(condition)}")
+            raise ValueError(
+                f"ConvResNet takes a vector or an image as condition. Received: {tuple(condition)}"
+            )
         height, width, channels = shape
         joined = condition is not None and len(condition) == 3
         self.first = self._conv(self.kernel_size, "first")
@@ -59,7 +66,12 @@ class ConvResNet(Conditioner):
             self.inner.append(pair)
         out = self.shapes["entry_shape"][-1] * self.shapes["params_per_entry"]
         self.last = keras.layers.Conv2D(
-            out, self.kernel_size, padding="same", kernel_initializer="zeros", dtype=self.dtype_policy, name="last"
+            out,
+            self.kernel_size,
+            padding="same",
+            kernel_initializer="zeros",
+            dtype=self.dtype_policy,
+            name="last",
         )
         self.last.build((None, height, width, self.filters))
         self.project = None

@@ -52,7 +52,9 @@ def made_degrees(size: int, hidden_units: Sequence[int]) -> list[np.ndarray]:
     """
     degrees = [np.arange(1, size + 1)]
     for units in hidden_units:
-        degrees.append(np.floor(np.linspace(1, max(size, 2) - 1e-6, units)).astype(int).clip(1, max(size - 1, 1)))
+        degrees.append(
+            np.floor(np.linspace(1, max(size, 2) - 1e-6, units)).astype(int).clip(1, max(size - 1, 1))
+        )
     return degrees
 
 

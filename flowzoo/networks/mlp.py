@@ -42,7 +42,11 @@ class MLP(Conditioner):
         size, out, condition = self._sizes
         self.hidden = [
             keras.layers.Dense(
-                units, self.activation, kernel_initializer="he_normal", dtype=self.hidden_dtype(), name=f"hidden_{i}"
+                units,
+                self.activation,
+                kernel_initializer="he_normal",
+                dtype=self.hidden_dtype(),
+                name=f"hidden_{i}",
             )
             for i, units in enumerate(self.hidden_units)
         ]

@@ -41,7 +41,9 @@ class KeepWeights(keras.callbacks.Callback):
         """Give the kept weights to the model."""
         if self._weights is not None:
             self.model.set_weights(self._weights)
-            _log.info("kept the weights of epoch %d (%s %.4f)", self.best_epoch + 1, self._monitor, self.best_value)
+            _log.info(
+                "kept the weights of epoch %d (%s %.4f)", self.best_epoch + 1, self._monitor, self.best_value
+            )
 
 
 class StopOnNaN(keras.callbacks.Callback):
@@ -52,8 +54,8 @@ class StopOnNaN(keras.callbacks.Callback):
         loss = float((logs or {}).get("loss", 0.0))
         if not math.isfinite(loss):
             raise FloatingPointError(
-                f"The loss of epoch {epoch + 1} is {loss}. Try a smaller learning rate or clip_norm, and look "
-                f"for outliers in the data."
+                f"The loss of epoch {epoch + 1} is {loss}. Try a smaller learning rate or clip_norm, and "
+                f"look for outliers in the data."
             )
 
 

@@ -19,7 +19,7 @@ def make_optimizer(config: OptimizerConfig, total_steps: int, ema: float | None 
 
     Args:
         config: name, learning rate, schedule, weight decay and clipping.
-        total_steps: steps of the whole training; the cosine ends there.
+        total_steps: steps that the cosine takes.
         ema: decay of the moving average of the weights that evaluation uses, or None.
     """
     options = {}
@@ -32,7 +32,9 @@ def make_optimizer(config: OptimizerConfig, total_steps: int, ema: float | None 
     )
 
 
-def _schedule(config: OptimizerConfig, total_steps: int) -> float | keras.optimizers.schedules.LearningRateSchedule:
+def _schedule(
+    config: OptimizerConfig, total_steps: int
+) -> float | keras.optimizers.schedules.LearningRateSchedule:
     if config.schedule == "constant" and not config.warmup_steps:
         return config.learning_rate
     # A constant rate is a cosine that ends where it began.

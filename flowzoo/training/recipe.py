@@ -79,7 +79,8 @@ def train_recipe(
     with strategy.scope():
         model = make()
         model.seed = recipe.seed
-        optimizer = make_optimizer(recipe.optimizer, steps * recipe.epochs, recipe.ema)
+        decay_steps = steps * (recipe.optimizer.decay_epochs or recipe.epochs)
+        optimizer = make_optimizer(recipe.optimizer, decay_steps, recipe.ema)
         model.compile(optimizer, jit_compile=_jit(recipe, strategy))
     keep, clock = KeepWeights(best=recipe.keep == "best"), Clock()
     given = [*_recipe_callbacks(recipe), keep, clock, *(callbacks or [])]

@@ -157,7 +157,9 @@ def test_the_sound_layer_passes(check: str) -> None:
     PROPERTIES[check](Subject(Sound, 0))
 
 
-@pytest.mark.parametrize(("cls", "check"), BROKEN.items(), ids=lambda value: getattr(value, "__name__", value))
+@pytest.mark.parametrize(
+    ("cls", "check"), BROKEN.items(), ids=lambda value: getattr(value, "__name__", value)
+)
 def test_the_broken_layer_is_caught(cls: type[FlowLayer], check: str) -> None:
     with pytest.raises(AssertionError):
         PROPERTIES[check](Subject(cls, 0))

@@ -28,7 +28,9 @@ SUBJECTS = [subject for cls in CONCRETE for subject in subjects_of(cls)]
 def test_every_layer_says_how_it_is_tested(cls: type[FlowLayer]) -> None:
     cases = cls.cases()
     assert cases, f"{cls.__name__}.cases() is empty"
-    assert any(case.condition_shape for case in cases) or cls.__name__ in ("Invert",), "no case has a condition"
+    assert any(case.condition_shape for case in cases) or cls.__name__ in ("Invert",), (
+        "no case has a condition"
+    )
     assert cls.__doc__ and "log" in cls.__doc__.lower() or cls.__name__ == "Invert", "say what the log-det is"
 
 

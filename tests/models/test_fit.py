@@ -48,7 +48,9 @@ def test_fit_learns(family: str, kind: str) -> None:
         np.testing.assert_allclose(got, -np.mean(flow.log_prob(x, c)), rtol=1e-4)
 
 
-@pytest.mark.parametrize("form", ["array", "tensor", "pair", "dataset", "pair_dataset", "weighted", "pydataset"])
+@pytest.mark.parametrize(
+    "form", ["array", "tensor", "pair", "dataset", "pair_dataset", "weighted", "pydataset"]
+)
 def test_forms_of_data(form: str) -> None:
     kind = "conditional" if "pair" in form or form == "weighted" else "vector"
     x, c = KINDS[kind].data(64), KINDS[kind].condition(64)
@@ -229,7 +231,11 @@ def test_bad_values_in_a_dataset_are_refused(value: float) -> None:
 def test_pixels_out_of_range_are_refused() -> None:
     flow = fresh("realnvp", "image")  # sixteen values
     good = KINDS["image"].data(8)
-    for bad, match in ((good + 16, "from 0 to 15"), (good - 1.0, "from 0 to 15"), (good + 0.5, "whole numbers")):
+    for bad, match in (
+        (good + 16, "from 0 to 15"),
+        (good - 1.0, "from 0 to 15"),
+        (good + 0.5, "whole numbers"),
+    ):
         bad = np.clip(bad, -1, 15.5) if match == "whole numbers" else bad
         with pytest.raises(ValueError, match=match):
             flow.log_prob(bad)
@@ -258,7 +264,12 @@ def test_bad_arguments_are_refused() -> None:
         flow.fit(labelled, verbose=0)
     with pytest.raises(ValueError, match="num_classes or condition_shape"):
         Flow([], event_shape=(2,), condition_shape=(2,), num_classes=3)
-    for shape, error in (((), ValueError), ((0,), ValueError), ((-1,), ValueError), ("x", (TypeError, ValueError))):
+    for shape, error in (
+        ((), ValueError),
+        ((0,), ValueError),
+        ((-1,), ValueError),
+        ("x", (TypeError, ValueError)),
+    ):
         with pytest.raises(error):
             Flow([], event_shape=shape)
 
@@ -299,11 +310,13 @@ _REPLICAS = textwrap.dedent(
     family, kind = sys.argv[1:3]
     what, cls = KINDS[kind], families()[sys.argv[1]]
     x, c = what.data(64), what.condition(64)
-    data = tf.data.Dataset.from_tensor_slices(x if c is None else (x, c)).batch(32, drop_remainder=True).repeat()
+    data = tf.data.Dataset.from_tensor_slices(x if c is None else (x, c))
+    data = data.batch(32, drop_remainder=True).repeat()
     out = []
     for devices in (["CPU:0"], ["CPU:0", "CPU:1"]):
         keras.utils.set_random_seed(3)
-        strategy = tf.distribute.MirroredStrategy(devices) if len(devices) > 1 else tf.distribute.get_strategy()
+        one = tf.distribute.get_strategy()
+        strategy = tf.distribute.MirroredStrategy(devices) if len(devices) > 1 else one
         with strategy.scope():
             flow = cls(event_shape=what.event_shape, **{**cls.small, **what.arguments})
             flow.compile(keras.optimizers.SGD(1e-3, global_clipnorm=10.0))

@@ -40,7 +40,9 @@ def test_shapes_and_dtypes(family: str, kind: str) -> None:
         samples, density = flow.sample_and_log_prob(n, one, seed=1)
         assert samples.shape == (n, *flow.event_shape) and density.shape == (n,)
         assert samples.dtype == flow.data_dtype
-        np.testing.assert_allclose(density, flow.log_prob(samples, None if c is None else np.repeat(c[:1], n, 0)), 2e-3)
+        np.testing.assert_allclose(
+            density, flow.log_prob(samples, None if c is None else np.repeat(c[:1], n, 0)), 2e-3
+        )
 
 
 @every
@@ -51,7 +53,9 @@ def test_seeds_and_temperature(family: str, kind: str) -> None:
     assert np.array_equal(draw(seed=3), draw(seed=np.array([3, 0])))
     assert not np.array_equal(draw(seed=3), draw(seed=4))
     assert not np.array_equal(draw(), draw())
-    cold = np.asarray(flow.to_latent(draw(seed=1, temperature=0.1), None if c is None else np.repeat(c, 64, 0)))
+    cold = np.asarray(
+        flow.to_latent(draw(seed=1, temperature=0.1), None if c is None else np.repeat(c, 64, 0))
+    )
     if not flow.discrete:
         assert cold.std() < 0.3
 
@@ -190,7 +194,11 @@ def test_new_weights_are_seen_at_once() -> None:
     x = KINDS["vector"].data(3)
     distribution, bijector = flow.distribution(), flow.bijector()
     z = tf.zeros([3, 3])
-    before = np.asarray(flow.log_prob(x)), np.asarray(distribution.log_prob(x)), np.asarray(bijector.forward(z))
+    before = (
+        np.asarray(flow.log_prob(x)),
+        np.asarray(distribution.log_prob(x)),
+        np.asarray(bijector.forward(z)),
+    )
     for weight in flow.trainable_weights:
         weight.assign(weight + 0.1)
     after = flow.log_prob(x), distribution.log_prob(x), bijector.forward(z)

@@ -1,0 +1,209 @@
+"""From a name to a model: every entry of the zoo, found through the registry."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import flowzoo
+from flowzoo import registry, weights, zoo
+from flowzoo.data import open_source
+from flowzoo.errors import CorruptWeightsError, DataError, NoWeightsError, UnknownNameError
+from flowzoo.manifest import write_manifest
+from flowzoo.models import families
+from flowzoo.paths import packaged
+
+ENTRIES = sorted({*registry.list_models(), *registry.list_models("test_*")})
+TRAINED = [name for name in ENTRIES if registry.get_config(name).weights.sha256]
+MIB = 2**20
+
+
+@pytest.fixture(autouse=True)
+def _own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FLOWZOO_HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("FLOWZOO_BASE_URL", raising=False)
+
+
+@pytest.mark.parametrize("name", ENTRIES)
+def test_every_entry_builds(name: str) -> None:
+    config = registry.get_config(name)
+    shape = config.model.event_shape or (3,)
+    flow = flowzoo.build(name, event_shape=shape)
+    assert isinstance(flow, flowzoo.Flow) and flow.name == name
+    assert flow.event_shape == shape
+    assert flow.discrete == (config.card.metric == "bits_per_dim")
+
+
+@pytest.mark.parametrize("name", ENTRIES)
+def test_every_entry_has_a_card(name: str) -> None:
+    info = flowzoo.info(name)
+    content = info.to_dict()
+    json.dumps(content)
+    text = str(info)
+    assert name in text and content["limits"][0] in text and content["citation"][0] in text
+    if name in TRAINED:
+        measured = content["measured"]
+        assert (
+            measured["parameters"] > 0
+            and measured["training"]["hardware"]
+            and measured["versions"]["tensorflow"]
+        )
+        assert measured["metric"]["unit"] == content["metric"] and content["sha256"] in text
+        assert abs(measured["metric"]["value"] - measured["metric"]["value_in_float32"]) < 2e-3
+        assert measured["round_trip"]["largest_error"] < (0.5 if flowzoo.load(name).discrete else 1e-3)
+    else:
+        assert f"flowzoo train {name}" in text
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_every_trained_entry_loads_and_samples(name: str) -> None:
+    flow = flowzoo.load(name)
+    folder = packaged("saved_models") / name
+    assert zoo.check_golden(flow, folder) <= zoo.GOLDEN_TOLERANCE
+    assert flow.adapted
+    condition = 0 if flow.num_classes else None
+    samples = np.asarray(flow.sample(4, condition, seed=0))
+    assert samples.shape == (4, *flow.event_shape) and np.isfinite(samples.astype("float64")).all()
+    assert np.isfinite(flow.log_prob(samples, condition)).all()
+    assert (folder / "samples.png").stat().st_size > 1000
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_weights_are_no_larger_than_agreed(name: str) -> None:
+    folder = packaged("saved_models") / name
+    assert sum(p.stat().st_size for p in folder.rglob("*") if p.is_file()) <= 32 * MIB
+
+
+def test_the_zoo_is_no_larger_than_agreed() -> None:
+    folder = packaged("saved_models")
+    assert sum(p.stat().st_size for p in folder.rglob("*") if p.is_file()) <= 120 * MIB
+
+
+def test_every_family_has_a_tiny_trained_entry() -> None:
+    assert {f"test_{family}" for family in families()} <= set(TRAINED)
+
+
+def test_everything_trained_is_published() -> None:
+    """A folder in saved_models without its hash in zoo_configs would be loaded without the chain of trust."""
+    folders = {p.name for p in packaged("saved_models").iterdir() if p.is_dir()}
+    assert folders == set(TRAINED)
+
+
+@pytest.mark.parametrize("name", [name for name in TRAINED if name.endswith("_mnist")])
+def test_the_measured_figure_holds_on_real_digits(name: str) -> None:
+    """The card's bits/dim, on 500 of the 10,000 test digits, within five standard errors."""
+    config = registry.get_config(name)
+    try:
+        source = open_source(config.data.source, "test", **config.data.options)
+    except DataError as error:
+        pytest.skip(f"no MNIST here: {str(error)[:80]}")
+    metric = flowzoo.info(name).card["metric"]
+    flow = flowzoo.load(name)
+    bits = np.asarray(flow.bits_per_dim(source.x[:500]))
+    assert abs(bits.mean() - metric["value"]) < 5 * bits.std() / np.sqrt(500)
+    assert np.array_equal(flow.from_latent(flow.to_latent(source.x[:50])), source.x[:50])
+
+
+def test_moons_are_two() -> None:
+    """Samples of realnvp_moons lie on the moons: most points are near one, and both are used."""
+    flow = flowzoo.load("realnvp_moons")
+    truth = open_source("moons", "test", num_examples=2000).x
+    samples = np.asarray(flow.sample(2000, seed=0))
+    near = np.min(np.linalg.norm(samples[:, None] - truth[None], axis=-1), axis=1)
+    assert np.mean(near < 0.1) > 0.95
+    back = np.min(np.linalg.norm(truth[:, None] - samples[None], axis=-1), axis=1)
+    assert np.mean(back < 0.1) > 0.95
+
+
+def test_build_by_family_and_with_overrides() -> None:
+    flow = flowzoo.build("maf", event_shape=(4,), num_layers=2, condition_shape=(3,))
+    assert flow.condition_shape == (3,)
+    assert flowzoo.build("maf_tabular", event_shape=(21,)).event_shape == (21,)
+    with pytest.raises(UnknownNameError, match="realnvp_mnist"):
+        flowzoo.build("realnvp_mnits")
+    with pytest.raises(ValueError, match="event_shape"):
+        flowzoo.build("maf_tabular")
+    with pytest.raises(TypeError, match="num_layer"):
+        flowzoo.build("maf", event_shape=(4,), num_layer=2)
+    with pytest.raises(TypeError, match="tuple"):
+        flowzoo.build("maf", event_shape=4)
+
+
+def test_load_says_what_is_wrong_with_a_name() -> None:
+    with pytest.raises(UnknownNameError, match="Did you mean"):
+        flowzoo.load("realnvp_mnst")
+    with pytest.raises(NoWeightsError, match="flowzoo train maf_tabular"):
+        flowzoo.load("maf_tabular")
+    for name in ("../realnvp_mnist", "", "REALNVP"):
+        with pytest.raises(ValueError):
+            flowzoo.load(name)
+
+
+def test_train_writes_what_load_reads(tmp_path: Path) -> None:
+    result = flowzoo.train("test_maf", out=tmp_path, epochs=2, limit=500, seed=3, verbose=0)
+    folder = Path(result.path)
+    assert sorted(p.name for p in folder.iterdir()) == [
+        "1",
+        "SHA256SUMS",
+        "card.json",
+        "golden.npz",
+        "samples.png",
+    ]
+    flow = flowzoo.load(f"path:{folder}")
+    source = open_source("moons", "test")
+    x, c = source.x[:500], source.condition[:500]
+    np.testing.assert_allclose(-np.mean(flow.log_prob(x, c)), result.loss, rtol=1e-4)
+    assert np.array_equal(flow.log_prob(x, c), flowzoo.load("test_maf", source=folder).log_prob(x, c))
+    assert weights.read_card(folder)["training"]["epochs"] == 2
+    again = flowzoo.train("test_maf", out=tmp_path / "b", epochs=2, limit=500, seed=3, verbose=0)
+    assert again.loss == result.loss and again.history == result.history
+    with pytest.raises(FileExistsError):
+        flowzoo.train("test_maf", out=tmp_path, epochs=1, limit=100, overwrite=False, verbose=0)
+
+
+def test_train_fails_early_and_clearly(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="maf_tabular"):
+        flowzoo.train("maf_tabular", out=tmp_path)
+    blocked = tmp_path / "file"
+    blocked.write_text("in the way")
+    with pytest.raises(OSError):
+        flowzoo.train("test_maf", out=blocked, epochs=1, verbose=0)
+    with pytest.raises(ValueError, match="strategy takes"):
+        flowzoo.train("test_maf", out=tmp_path, strategy="many", verbose=0)
+    with pytest.raises(DataError, match="data_dir"):
+        flowzoo.train("test_maf", out=tmp_path, data_dir=tmp_path, verbose=0)
+    assert [p.name for p in tmp_path.iterdir()] == ["file"]
+
+
+def test_weights_of_another_model_are_refused(tmp_path: Path) -> None:
+    """Sound files that do not belong together: another architecture, other golden values."""
+    folder = tmp_path / "test_maf"
+    shutil.copytree(packaged("saved_models") / "test_maf", folder)
+    card = json.loads((folder / "card.json").read_text())
+    card["config"]["model"]["args"]["num_layers"] = 2
+    (folder / "card.json").write_text(json.dumps(card))
+    write_manifest(folder)
+    with pytest.raises(CorruptWeightsError, match="do not fit"):
+        flowzoo.load("test_maf", source=folder)
+    shutil.copy(packaged("saved_models") / "test_maf" / "card.json", folder / "card.json")
+    golden = dict(np.load(folder / "golden.npz"))
+    golden["log_prob"] = golden["log_prob"] + 0.1
+    np.savez(folder / "golden.npz", **golden)
+    write_manifest(folder)
+    with pytest.raises(CorruptWeightsError, match="another log_prob"):
+        flowzoo.load("test_maf", source=folder)
+
+
+def test_a_user_entry_from_config_to_weights(tmp_path: Path) -> None:
+    """A config of the user's own trains and loads like the zoo's."""
+    config = registry.get_config("test_maf").model_dump(mode="json")
+    config["name"], config["data"]["source"] = "maf_circles", "circles"
+    config["weights"]["sha256"] = None
+    flowzoo.register_config(config)
+    assert "maf_circles" in flowzoo.list_models()
+    result = flowzoo.train("maf_circles", out=tmp_path, epochs=1, limit=300, verbose=0)
+    assert flowzoo.load(f"path:{result.path}").num_classes == 2

@@ -21,6 +21,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from flowzoo import data, distributions, layers, models, networks
+    from flowzoo.exporting import export
     from flowzoo.layers.base import FlowLayer
     from flowzoo.models.base import Flow
     from flowzoo.publish import train
@@ -34,6 +35,7 @@ _PUBLIC = {
     "build": "flowzoo.zoo",
     "data": None,
     "distributions": None,
+    "export": "flowzoo.exporting",
     "info": "flowzoo.zoo",
     "layers": None,
     "list_models": "flowzoo.registry",
@@ -50,6 +52,7 @@ __all__ = [
     "build",
     "data",
     "distributions",
+    "export",
     "info",
     "layers",
     "list_models",

@@ -31,7 +31,7 @@ STAGES = (
     {"models"},
     {"training"},
     {"weights", "download", "manifest"},
-    {"export"},
+    {"exporting"},
     {"serving"},
     # These alone join the stages.
     {"registry"},

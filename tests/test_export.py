@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+import flowzoo
 from flowzoo.models import families
 from tests import capi
 from tests.models.flows import KINDS, make
@@ -174,3 +175,15 @@ def test_a_wrong_request_is_an_error_and_no_nan(tmp_path: Path) -> None:
         call["log_prob"](x=tf.constant(arrays["x"], tf.float32), condition=tf.constant(arrays["condition"]))
     with pytest.raises((TypeError, ValueError, tf.errors.InvalidArgumentError)):
         call["log_prob"](x=tf.constant(arrays["x"]), condition=tf.constant(arrays["condition"][:3]))
+
+
+def test_versions_count_up(tmp_path: Path) -> None:
+    flow = make("nice", "vector")
+    assert flowzoo.export(flow, tmp_path) == tmp_path / flow.name / "1"
+    assert flowzoo.export(flow, tmp_path) == tmp_path / flow.name / "2"
+    assert flowzoo.export(flow, tmp_path, name="other", version=7).name == "7"
+    with pytest.raises(FileExistsError):
+        flowzoo.export(flow, tmp_path, version=1)
+    for version in (0, -1, "1", 1.5, True):
+        with pytest.raises(ValueError, match="version takes"):
+            flowzoo.export(flow, tmp_path, version=version)

@@ -13,8 +13,6 @@ from flowzoo.cli.loading import load_model
 from flowzoo.cli.options import DataDir, Json, Limit, Name, WeightsSource
 from flowzoo.cli.quiet import import_tensorflow
 
-_DTYPES = ("float32", "float16", "bfloat16")
-
 
 def train(
     name: Name,
@@ -84,20 +82,14 @@ def export(
 ) -> None:
     """Export an entry as a SavedModel with the signatures log_prob, sample, to_latent and from_latent."""
     talk = Talk(as_json)
-    if weights_dtype not in _DTYPES:
-        raise ValueError(f"--weights-dtype is one of {', '.join(_DTYPES)}. Received: {weights_dtype!r}.")
     registry.get_config(name)
-    target = folder / name / str(version or _next_version(folder / name))
-    if target.exists() and not overwrite:
-        raise FileExistsError(f"{target} exists already; give --overwrite or another --version.")
+    import_tensorflow()
+    from flowzoo import exporting
+
+    target = exporting.version_folder(folder / name, version)
+    exporting.check_target(target, weights_dtype, overwrite)
     model = load_model(name, source, talk)
     model.export(target, weights_dtype=weights_dtype, overwrite=overwrite)
     talk.say(f"Wrote {target}. Serve it with TensorFlow Serving:")
     talk.say(f"  tensorflow_model_server --model_name={name} --model_base_path={target.parent.resolve()}")
     talk.result({"name": name, "path": target, "version": int(target.name)})
-
-
-def _next_version(folder: Path) -> int:
-    """Returns the version after the highest; a server takes folders with whole numbers as versions."""
-    names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
-    return max((int(name) for name in names if name.isdecimal()), default=0) + 1

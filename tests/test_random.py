@@ -1,0 +1,81 @@
+"""The one source of noise."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from scipy import stats
+
+from flowzoo import random
+
+
+def pictures(num: int = 500, seed: int = 0) -> tf.Tensor:
+    return tf.constant(np.random.default_rng(seed).integers(0, 256, (num, 6, 6, 1)), tf.uint8)
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int32", "float32", "float64"])
+def test_noise_of_examples_is_uniform_and_independent(dtype: str) -> None:
+    noise = np.asarray(random.example_uniform(tf.cast(pictures(), dtype), 3))
+    assert noise.min() >= 0 and noise.max() < 1
+    assert stats.kstest(noise.ravel(), "uniform").pvalue > 1e-3
+    flat = noise.reshape(len(noise), -1)
+    correlation = np.corrcoef(flat.T)[~np.eye(36, dtype=bool)]
+    assert np.abs(correlation).max() < 5 / np.sqrt(len(noise))
+    across = np.corrcoef(flat[:60])[~np.eye(60, dtype=bool)]
+    assert np.abs(across).max() < 5 / np.sqrt(36)
+
+
+def test_pictures_that_differ_in_one_pixel_have_other_noise() -> None:
+    one = np.zeros((2, 6, 6, 1), "uint8")
+    one[1, 3, 3] = 1
+    first, second = np.asarray(random.example_uniform(tf.constant(one), 0))
+    assert abs(np.corrcoef(first.ravel(), second.ravel())[0, 1]) < 0.5
+    assert np.mean(first == second) < 0.05
+
+
+def test_swapped_pixels_have_other_noise() -> None:
+    x = np.zeros((2, 4), "float32")
+    x[0, 0] = x[1, 1] = 1.0
+    keys = np.asarray(random.example_keys(tf.constant(x)))
+    assert keys[0] != keys[1]
+
+
+def test_noise_belongs_to_the_example() -> None:
+    x = pictures(50)
+    whole = np.asarray(random.example_uniform(x, 7))
+    assert np.array_equal(whole[::-1], random.example_uniform(x[::-1], 7))
+    assert np.array_equal(whole[10:11], random.example_uniform(x[10:11], 7))
+    assert not np.array_equal(whole, random.example_uniform(x, 8))
+    assert random.example_uniform(x[:0], 7).shape == (0, 6, 6, 1)
+    negative = random.example_keys(tf.constant([[-0.0]])), random.example_keys(tf.constant([[0.0]]))
+    assert np.array_equal(*negative)
+
+
+def test_seeds_are_independent() -> None:
+    x = pictures(200)
+    draws = np.stack([np.asarray(random.example_uniform(x, seed)).ravel() for seed in range(6)])
+    assert np.abs(np.corrcoef(draws)[~np.eye(6, dtype=bool)]).max() < 0.05
+
+
+@pytest.mark.parametrize("name", ["normal", "uniform"])
+def test_xla_draws_the_same_bits(name: str) -> None:
+    draw = getattr(random, name)
+    assert np.array_equal(draw([64, 3], 5), tf.function(lambda: draw([64, 3], 5), jit_compile=True)())
+    x = pictures(8)
+    compiled = tf.function(lambda x: random.example_uniform(x, 5), jit_compile=True)
+    assert np.array_equal(random.example_uniform(x, 5), compiled(x))
+
+
+def test_seeds_of_every_form() -> None:
+    pair = np.asarray(random.as_seed(12))
+    assert pair.dtype == np.int32 and pair.shape == (2,)
+    assert np.array_equal(pair, random.as_seed(np.int64(12)))
+    assert np.array_equal(random.as_seed([3, 4]), [3, 4])
+    assert np.array_equal(random.as_seed(tf.constant([3, 4], tf.int64)), [3, 4])
+    assert not np.array_equal(random.as_seed(None), random.as_seed(None))
+    assert not np.array_equal(random.as_seed(1), random.as_seed(2**32 + 1))
+    assert not np.array_equal(random.fold_in(1, 0), random.fold_in(1, 1))
+    for wrong in ("1", 1.5, True, [1, 2, 3], np.array([0.5, 1.0])):
+        with pytest.raises(TypeError, match="seed takes"):
+            random.as_seed(wrong)

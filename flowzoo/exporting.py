@@ -59,4 +59,6 @@ def check_target(target: Path, weights_dtype: str, overwrite: bool) -> None:
             f"weights_dtype takes one of {', '.join(WEIGHTS_DTYPES)}. Received: {weights_dtype!r}"
         )
     if target.exists() and not overwrite:
-        raise FileExistsError(f"{target} exists: choose another version, or overwrite it.")
+        raise FileExistsError(
+            f"{target} exists: choose another version, or replace it (overwrite=True, or --overwrite)."
+        )

@@ -224,6 +224,7 @@ def _card(
     snapshot = config.model_dump(mode="json")
     snapshot["weights"].pop("sha256")  # a hash of what holds it cannot be in it
     snapshot["model"]["event_shape"] = list(model.event_shape)
+    snapshot["model"]["args"] = model.arguments  # defaults may change; these weights do not
     return {
         "name": config.name,
         "parameters": int(sum(np.prod(w.shape) for w in model.trainable_weights)),

@@ -15,7 +15,7 @@ import tensorflow as tf
 import flowzoo
 from flowzoo.models import families
 from tests import capi
-from tests.models.flows import KINDS, make
+from tests.models.flows import KINDS, make, shared
 
 SIGNATURES = {"serving_default", "log_prob", "sample", "to_latent", "from_latent"}
 CASES = [
@@ -53,7 +53,7 @@ _CLIENT = textwrap.dedent(
 
 
 def exported(family: str, kind: str, folder: Path, **options: str) -> tuple:
-    flow, what = make(family, kind), KINDS[kind]
+    flow, what = shared(family, kind), KINDS[kind]
     flow.export(folder / "1", **options)
     x, c = what.data(7), what.condition(7)
     arrays = (

@@ -15,7 +15,7 @@ from flowzoo.cli.quiet import debugging
 
 _SETTINGS = {"help_option_names": ["-h", "--help"]}
 _VARIABLES = {
-    "FLOWZOO_HOME": "the cache of downloaded and trained weights",
+    "FLOWZOO_HOME": "flowzoo's own folder: downloaded weights, and data",
     "FLOWZOO_DATA": "folders of data sets",
     "FLOWZOO_BASE_URL": "where weights are downloaded from",
     "FLOWZOO_DEBUG": "1 shows the traceback of an error, and TensorFlow's own log",

@@ -116,6 +116,11 @@ class Flow(Trainable, keras.Model):
         """Number of entries of one example."""
         return event_size(self.event_shape)
 
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """What a family's constructor was given, defaults included, besides shapes and name."""
+        return json.loads(self._family_arguments) if self._family_arguments else {}
+
     # -- pure tensor functions: traced, exported, differentiated ------------------------------------
 
     def raw_log_prob(self, x: tf.Tensor, condition: tf.Tensor | None, seed: tf.Tensor) -> tf.Tensor:
@@ -310,7 +315,7 @@ class Flow(Trainable, keras.Model):
             "dtype": self.compute_dtype,
         }
         if self._family_arguments is not None:
-            return {**config, **json.loads(self._family_arguments)}
+            return {**config, **self.arguments}
         serialize = keras.saving.serialize_keras_object
         layers = [serialize(layer) for layer in self.chain.chained]
         return {**config, "layers": layers, "base": serialize(self.base)}

@@ -13,14 +13,9 @@ LAYERS = [
     for name in flowzoo.layers.__all__
     if isinstance(value := getattr(flowzoo.layers, name), type) and issubclass(value, FlowLayer)
 ]
-# Bases that cannot stand alone, with the reason.
-ABSTRACT = {
-    "FlowLayer": "the contract itself",
-    "Coupling": "no transform of its own",
-    "MaskedAutoregressive": "no transform of its own",
-    "DataAffine": "the base of ActNorm and Standardize",
-}
-CONCRETE = [cls for cls in LAYERS if cls.__name__ not in ABSTRACT]
+# Bases that cannot stand alone: public layers derive from them, and they name no case.
+ABSTRACT = [cls for cls in LAYERS if cls is FlowLayer or (not cls.cases() and cls.__subclasses__())]
+CONCRETE = [cls for cls in LAYERS if cls not in ABSTRACT]
 SUBJECTS = [subject for cls in CONCRETE for subject in subjects_of(cls)]
 
 

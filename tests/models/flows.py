@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import Any
 
 import numpy as np
@@ -56,6 +57,12 @@ def make(family: str, kind: str, seed: int = 0, scale: float = 0.1) -> Flow:
     return flow
 
 
+@functools.cache
+def shared(family: str, kind: str) -> Flow:
+    """Return a flow as `make` does, the same for all tests that only read it: tracing takes seconds."""
+    return make(family, kind)
+
+
 def randomise_gently(flow: Flow, seed: int, scale: float) -> None:
     """Move the weights a little from where they start: whole flows are deeper than one layer."""
     rng = np.random.default_rng(seed)
@@ -64,4 +71,4 @@ def randomise_gently(flow: Flow, seed: int, scale: float) -> None:
         weight.assign(weight + scale * rng.normal(size=weight.shape) / np.sqrt(fan))
 
 
-__all__ = ["CASES", "KINDS", "Kind", "make"]
+__all__ = ["CASES", "KINDS", "Kind", "make", "shared"]

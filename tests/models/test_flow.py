@@ -15,14 +15,14 @@ from flowzoo import Flow, layers
 from flowzoo.models import families
 from flowzoo.networks import MLP
 from tests.harness import dtype_policy, integral
-from tests.models.flows import CASES, KINDS, make
+from tests.models.flows import CASES, KINDS, make, shared
 
 every = pytest.mark.parametrize(("family", "kind"), CASES)
 
 
 @every
 def test_shapes_and_dtypes(family: str, kind: str) -> None:
-    flow, data = make(family, kind), KINDS[kind]
+    flow, data = shared(family, kind), KINDS[kind]
     x, c = data.data(5), data.condition(5)
     log_prob = flow.log_prob(x, c)
     assert log_prob.shape == (5,) and log_prob.dtype == tf.float32
@@ -47,7 +47,7 @@ def test_shapes_and_dtypes(family: str, kind: str) -> None:
 
 @every
 def test_seeds_and_temperature(family: str, kind: str) -> None:
-    flow, c = make(family, kind), KINDS[kind].condition(1)
+    flow, c = shared(family, kind), KINDS[kind].condition(1)
     draw = lambda **options: np.asarray(flow.sample(64, c, **options))  # noqa: E731
     assert np.array_equal(draw(seed=3), draw(seed=3))
     assert np.array_equal(draw(seed=3), draw(seed=np.array([3, 0])))
@@ -63,7 +63,7 @@ def test_seeds_and_temperature(family: str, kind: str) -> None:
 @every
 def test_an_example_has_one_score(family: str, kind: str) -> None:
     """A score depends on the example, its condition and the seed: not on the batch or the place in it."""
-    flow, data = make(family, kind), KINDS[kind]
+    flow, data = shared(family, kind), KINDS[kind]
     x, c = data.data(6), data.condition(6)
     whole = np.asarray(flow.log_prob(x, c))
     assert np.array_equal(whole, flow.log_prob(x, c))
@@ -99,7 +99,7 @@ def test_the_condition_matters(family: str, kind: str) -> None:
 
 @every
 def test_gradients_reach_inputs_and_weights(family: str, kind: str) -> None:
-    flow, data = make(family, kind), KINDS[kind]
+    flow, data = shared(family, kind), KINDS[kind]
     x, c = tf.cast(data.data(4), tf.float32), data.condition(4)
     values = [weight.value for weight in flow.trainable_weights]
     with tf.GradientTape() as tape:
@@ -113,7 +113,7 @@ def test_gradients_reach_inputs_and_weights(family: str, kind: str) -> None:
 
 @every
 def test_saved_and_loaded_bit_for_bit(family: str, kind: str, tmp_path: Path) -> None:
-    flow, data = make(family, kind), KINDS[kind]
+    flow, data = shared(family, kind), KINDS[kind]
     x, c = data.data(5), data.condition(5)
     want = np.asarray(flow.log_prob(x, c))
     flow.save(tmp_path / "flow.keras")
@@ -130,7 +130,7 @@ def test_saved_and_loaded_bit_for_bit(family: str, kind: str, tmp_path: Path) ->
 
 @every
 def test_as_a_tfp_distribution(family: str, kind: str) -> None:
-    flow, data = make(family, kind), KINDS[kind]
+    flow, data = shared(family, kind), KINDS[kind]
     x, c = data.data(6), data.condition(6)
     distribution = flow.distribution(c)
     assert isinstance(distribution, tfp.distributions.Distribution)
@@ -147,7 +147,7 @@ def test_as_a_tfp_distribution(family: str, kind: str) -> None:
 
 @every
 def test_in_a_graph_of_the_users(family: str, kind: str) -> None:
-    flow, data = make(family, kind), KINDS[kind]
+    flow, data = shared(family, kind), KINDS[kind]
     x, c = tf.constant(data.data(3)), data.condition(3)
 
     @tf.function

@@ -121,7 +121,7 @@ class MaskedAffineAutoregressive(MaskedAutoregressive):
 
     params_per_entry = 2
 
-    def __init__(self, conditioner: MADE | None = None, log_scale_bound: float = 5.0, **kwargs: Any) -> None:
+    def __init__(self, conditioner: MADE | None = None, log_scale_bound: float = 2.0, **kwargs: Any) -> None:
         super().__init__(conditioner, **kwargs)
         if not log_scale_bound > 0:
             raise ValueError(f"log_scale_bound takes a positive number. Received: {log_scale_bound}")

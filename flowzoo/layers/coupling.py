@@ -145,7 +145,7 @@ class AffineCoupling(Coupling):
     params_per_entry = 2
 
     def __init__(
-        self, conditioner: Conditioner | None = None, log_scale_bound: float = 3.0, **kwargs: Any
+        self, conditioner: Conditioner | None = None, log_scale_bound: float = 2.0, **kwargs: Any
     ) -> None:
         super().__init__(conditioner, **kwargs)
         if not log_scale_bound > 0:

@@ -59,7 +59,7 @@ class MAF(Flow):
         hidden_units: Sequence[int] = (128, 128),
         activation: str = "relu",
         order: str = "reverse",
-        log_scale_bound: float = 5.0,
+        log_scale_bound: float = 2.0,
         base: str = "normal",
         preprocessing: str = "auto",
         num_values: int | str | None = "auto",

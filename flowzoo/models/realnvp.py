@@ -70,7 +70,7 @@ class RealNVP(Flow):
         filters: int = 64,
         blocks: int = 4,
         activation: str = "relu",
-        log_scale_bound: float = 3.0,
+        log_scale_bound: float = 2.0,
         split_prior: str = "none",
         base: str = "normal",
         preprocessing: str = "auto",

@@ -151,7 +151,11 @@ class Split(FlowLayer):
         return [
             LayerCase({"inner": DiagonalScaling()}, (2, 2, 2)),
             LayerCase({"inner": DiagonalScaling(), "conditioner": MLP((8,))}, (4,), condition_shape=(3,)),
-            LayerCase({"inner": Split(ActNorm()), "prior": "none"}, (2, 2, 5), condition_shape=(3,)),
+            LayerCase(
+                {"inner": Split(ActNorm(), log_scale_bound=2.0), "prior": "none"},
+                (2, 2, 5),
+                condition_shape=(3,),
+            ),
         ]
 
     @property

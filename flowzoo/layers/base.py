@@ -182,6 +182,9 @@ class FlowLayer(keras.layers.Layer):
         """
         return self.flow_inverse(x, condition)[0]
 
+    def reseed(self, offset: int) -> None:
+        """Shift the seed from which weights are drawn, where a layer has one: see `Repeat`."""
+
     def bijector(self, condition: Any = None) -> FlowBijector:
         """Return this layer as a `tfp.bijectors.Bijector` (forward: latent to data)."""
         return FlowBijector(self, condition)

@@ -97,6 +97,11 @@ class Chain(FlowLayer):
             total += log_det
         return x, total
 
+    def reseed(self, offset: int) -> None:
+        """Shift the seeds of the layers."""
+        for layer in self.chained:
+            layer.reseed(offset)
+
     def data_init(self, x: Any, condition: Any = None) -> tf.Tensor:
         """Set the weights of each layer from what reaches it, from the data inwards."""
         for index, layer in reversed(list(enumerate(self.chained))):

@@ -54,6 +54,10 @@ class Permute(FlowLayer):
         back = tf.argsort(tf.convert_to_tensor(self.order))
         return tf.gather(x, back, axis=-1), constant_log_det(0.0, x)
 
+    def reseed(self, offset: int) -> None:
+        """Shift the seed."""
+        self.seed += offset
+
     def get_config(self) -> dict[str, Any]:
         """Return the arguments that make an equal layer."""
         return {**super().get_config(), "seed": self.seed}
@@ -158,6 +162,10 @@ class LULinear(FlowLayer):
 
     def _inverse(self, x: tf.Tensor, condition: tf.Tensor | None) -> tuple[tf.Tensor, tf.Tensor]:
         return self._multiply(x, self._matrix()), constant_log_det(self._log_det(), x)
+
+    def reseed(self, offset: int) -> None:
+        """Shift the seed."""
+        self.seed += offset
 
     def get_config(self) -> dict[str, Any]:
         """Return the arguments that make an equal layer."""

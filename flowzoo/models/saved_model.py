@@ -111,7 +111,8 @@ class _ExportModule(tf.Module):
 
 def _stored(weight: Any, weights_dtype: str) -> tf.Tensor:
     value = tf.convert_to_tensor(weight)
-    if weights_dtype == "float32" or not value.dtype.is_floating or value.shape.rank < 2:
+    rank = getattr(weight, "element_rank", value.shape.rank)  # of one of several stacked weights
+    if weights_dtype == "float32" or not value.dtype.is_floating or rank < 2:
         return value
     return tf.cast(value, weights_dtype) if weight.trainable else value
 

@@ -89,8 +89,7 @@ class Trainable:
         x, condition, weight = feeding.unpack(self, data)
         seed = self._noise_seed(_TRAIN_STREAM, self.optimizer.iterations)
         with tf.GradientTape() as tape:
-            nats = -self.raw_log_prob(x, condition, seed)
-            loss = weighted_mean(nats, weight)
+            loss, nats = self.training_loss(x, condition, weight, seed)
             for penalty in self.losses:
                 loss += penalty
             scaled = self.optimizer.scale_loss(loss / self.distribute_strategy.num_replicas_in_sync)
@@ -99,6 +98,16 @@ class Trainable:
         gradients = clip_across_replicas(self.optimizer, gradients)
         self.optimizer.apply_gradients(zip(gradients, variables, strict=True))
         return self._report(nats, weight)
+
+    def training_loss(
+        self, x: tf.Tensor, condition: tf.Tensor | None, weight: tf.Tensor | None, seed: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """Return what a training step minimises, [], and -log p(x) of each example, [batch].
+
+        A family whose loss is more than the mean of -log p(x) overrides this.
+        """
+        nats = -self.raw_log_prob(x, condition, seed)
+        return weighted_mean(nats, weight), nats
 
     def test_step(self, data: Any) -> dict[str, tf.Tensor]:
         """Score a batch."""

@@ -4,5 +4,17 @@ from flowzoo.networks.base import Conditioner
 from flowzoo.networks.convnet import ConvResNet
 from flowzoo.networks.made import MADE, MaskedDense
 from flowzoo.networks.mlp import MLP, ResidualMLP
+from flowzoo.networks.velocity import ConcatSquash, ConvConcatSquash, TimeMLP, Velocity
 
-__all__ = ["MADE", "MLP", "Conditioner", "ConvResNet", "MaskedDense", "ResidualMLP"]
+__all__ = [
+    "MADE",
+    "MLP",
+    "ConcatSquash",
+    "Conditioner",
+    "ConvConcatSquash",
+    "ConvResNet",
+    "MaskedDense",
+    "ResidualMLP",
+    "TimeMLP",
+    "Velocity",
+]

@@ -1,0 +1,288 @@
+"""FFJORD: continuous flows trained by maximum likelihood."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from flowzoo import random
+from flowzoo.layers.actnorm import ActNorm
+from flowzoo.layers.base import FlowLayer, Shape
+from flowzoo.layers.chain import Chain
+from flowzoo.layers.continuous import EXACT_UP_TO, TRACES, ContinuousFlow
+from flowzoo.layers.multiscale import Reshape, Split, Squeeze
+from flowzoo.models import checks
+from flowzoo.models.base import Flow
+from flowzoo.models.preprocessing import preprocessing_layers
+from flowzoo.models.trainable import weighted_mean
+from flowzoo.networks.velocity import ConcatSquash, ConvConcatSquash, TimeMLP, Velocity
+from flowzoo.ode import ADAPTIVE
+from flowzoo.ode.scope import Solving, solving
+
+NETWORKS = ("concat_squash", "mlp")
+
+
+@keras.saving.register_keras_serializable("flowzoo")
+class FFJORD(Flow):
+    """Continuous flows: dx/dt = f(x, t, condition) from the latent to the data, log p by the trace integral.
+
+    log p(x) = log p_base(z) - integral of tr(df/dx) dt along the path from z to x. `num_flows` such
+    flows follow each other, each with an act-norm. Images may have levels: flows, a squeeze, flows, and
+    a split that lets half the channels go. Both directions cost the same, NFE evaluations of f (`nfe`):
+    a sample without its density needs f alone, a density also the trace.
+
+    With the exact trace (vectors of up to 16 entries by default) log_prob is the density up to the error
+    of the solver. With Hutchinson's estimator it is an unbiased estimate of it whose noise is a function
+    of the user's own example and `seed`: it repeats, and does not depend on the batch; the mean over
+    seeds comes closer. `sample_and_log_prob` then scores its samples as `log_prob` does, in a second
+    solution. Training draws new noise at each step.
+
+    With solver="dopri5" an example that needs more than `max_steps` steps gets NaN inside graphs and in
+    exports, and a FloatingPointError from the methods called eagerly. Accuracy and gradients of the
+    solvers: `flowzoo.layers.ContinuousFlow`. Weights do not depend on the solver.
+
+    Args:
+        event_shape: shape of one example; (height, width, channels) for images.
+        condition_shape: shape of one condition, or None.
+        num_classes: number of classes, where the condition is a class label.
+        num_flows: continuous flows in a row: of a vector, or of each place on a level of an image.
+        hidden_units: hidden layers of the velocity of a vector.
+        network: velocity of a vector, "concat_squash" or "mlp".
+        num_levels: levels of an image.
+        filters: channels of the hidden layers of the velocity of an image.
+        activation: of the hidden layers, smooth.
+        solver: "rk4", "euler", "midpoint", "heun" or "dopri5".
+        steps: of the fixed-step solvers.
+        rtol: relative tolerance of "dopri5".
+        atol: absolute tolerance of "dopri5".
+        max_steps: largest number of steps that "dopri5" attempts.
+        end_time: length of the time of each flow.
+        trace: "exact", "hutchinson" or "auto": exact for vectors of up to 16 entries.
+        noise: of Hutchinson's estimator, "rademacher" or "gaussian".
+        gradient: "backprop", "adjoint" or "auto" (adjoint for "dopri5").
+        kinetic: weight in the training loss of the integral of |f|^2, in nats (RNODE).
+        jacobian: weight in the training loss of the integral of the squared Frobenius norm of df/dx.
+        base: "normal" or "logistic".
+        preprocessing: see `flowzoo.models.preprocessing`.
+        num_values: number of values of discrete data; None if continuous; "auto": 256 for images.
+        alpha: of the logit.
+        **kwargs: of `Flow` (name, dtype).
+
+    Raises:
+        ValueError: an unknown name, or a number out of range.
+        FloatingPointError: (methods called eagerly) "dopri5" did not arrive within `max_steps`.
+
+    References:
+        Grathwohl et al., FFJORD (2019), https://arxiv.org/abs/1810.01367, equations 4, 7 and 8, algorithm
+        1; Finlay et al., How to Train Your Neural ODE (2020), https://arxiv.org/abs/2002.02798, on the
+        two penalties.
+    """
+
+    family: ClassVar[str | None] = "ffjord"
+    small: ClassVar[dict[str, Any]] = {"hidden_units": (16,), "filters": (4,), "steps": 4}
+
+    def __init__(
+        self,
+        event_shape: Shape,
+        condition_shape: Shape | None = None,
+        num_classes: int | None = None,
+        num_flows: int = 1,
+        hidden_units: Sequence[int] = (64, 64, 64),
+        network: str = "concat_squash",
+        num_levels: int = 1,
+        filters: Sequence[int] = (64, 64, 64),
+        activation: str = "tanh",
+        solver: str = "rk4",
+        steps: int = 16,
+        rtol: float = 1e-5,
+        atol: float = 1e-5,
+        max_steps: int = 1000,
+        end_time: float = 1.0,
+        trace: str = "auto",
+        noise: str = "rademacher",
+        gradient: str = "auto",
+        kinetic: float = 0.0,
+        jacobian: float = 0.0,
+        base: str = "normal",
+        preprocessing: str = "auto",
+        num_values: int | str | None = "auto",
+        alpha: float = 0.05,
+        **kwargs: Any,
+    ) -> None:
+        solving_arguments: dict[str, Any] = {
+            "solver": solver,
+            "steps": steps,
+            "rtol": rtol,
+            "atol": atol,
+            "max_steps": max_steps,
+            "end_time": end_time,
+            "noise": noise,
+            "gradient": gradient,
+        }
+        arguments = {
+            "num_flows": num_flows,
+            "hidden_units": list(hidden_units),
+            "network": network,
+            "num_levels": num_levels,
+            "filters": list(filters),
+            "activation": activation,
+            **solving_arguments,
+            "trace": trace,
+            "kinetic": kinetic,
+            "jacobian": jacobian,
+            "base": base,
+            "preprocessing": preprocessing,
+            "num_values": num_values,
+            "alpha": alpha,
+        }
+        _check(network, trace, kinetic, jacobian)
+        image = len(event_shape) == 3
+        self.exact_trace = trace == "exact" or (
+            trace == "auto" and not image and int(np.prod(event_shape)) <= EXACT_UP_TO
+        )
+        self.adaptive = solver == ADAPTIVE
+        self.penalty_weights = (float(kinetic), float(jacobian))
+
+        def velocity() -> Velocity:
+            if image:
+                return ConvConcatSquash(filters, activation)
+            return (TimeMLP if network == "mlp" else ConcatSquash)(hidden_units, activation)
+
+        def flows() -> list[FlowLayer]:
+            found: list[FlowLayer] = []
+            for _ in range(num_flows):
+                trace = "exact" if self.exact_trace else "hutchinson"
+                found += [ContinuousFlow(velocity(), trace=trace, **solving_arguments), ActNorm()]
+            return found
+
+        layers: list[FlowLayer] = [_level(tuple(event_shape), num_levels, flows)] if image else flows()
+        layers += [] if len(event_shape) in (1, 3) else [Reshape()]
+        layers += preprocessing_layers(preprocessing, event_shape, num_values, alpha)
+        super().__init__(
+            layers, event_shape, condition_shape, num_classes, base=base, family_arguments=arguments, **kwargs
+        )
+
+    # -- pure tensor functions ----------------------------------------------------------------------
+
+    def _scored(
+        self, x: tf.Tensor, condition: tf.Tensor | None, seed: tf.Tensor, **options: Any
+    ) -> tuple[tf.Tensor, Solving]:
+        """Return log_prob and what the continuous layers reported."""
+        with solving(example=x, seed=seed, **options) as orders:
+            return super().raw_log_prob(x, condition, seed), orders
+
+    def raw_log_prob(self, x: tf.Tensor, condition: tf.Tensor | None, seed: tf.Tensor) -> tf.Tensor:
+        """Return log p(x), with Hutchinson's noise keyed to `x` and `seed`; for use inside graphs."""
+        return self._scored(x, condition, seed)[0]
+
+    def raw_from_latent(self, z: tf.Tensor, condition: tf.Tensor | None) -> tf.Tensor:
+        """Return f(z) without any trace, in `data_dtype`."""
+        with solving(log_det=False):
+            return super().raw_from_latent(z, condition)
+
+    def raw_to_latent(self, x: tf.Tensor, condition: tf.Tensor | None) -> tf.Tensor:
+        """Return f^-1(x) without any trace (the middle of the bin if discrete)."""
+        with solving(log_det=False):
+            return super().raw_to_latent(x, condition)
+
+    def raw_sample_and_log_prob(
+        self, n: tf.Tensor, condition: tf.Tensor | None, temperature: tf.Tensor, seed: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """Draw n samples with their log_prob: one solution with the exact trace, else two."""
+        if self.exact_trace and not self.discrete:
+            return super().raw_sample_and_log_prob(n, condition, temperature, seed)
+        x = self.raw_sample(n, condition, temperature, seed)
+        return x, self.raw_log_prob(tf.cast(x, self.compute_dtype), condition, random.as_seed(0))
+
+    def raw_nfe(self, x: tf.Tensor, condition: tf.Tensor | None) -> tf.Tensor:
+        """Return the evaluations of the velocity that log p(x) takes, for use inside graphs."""
+        log_prob, orders = self._scored(x, condition, random.as_seed(0), count=True)
+        counts = [tf.broadcast_to(count, tf.shape(log_prob)) for count in orders.nfe]
+        return tf.add_n([tf.zeros_like(log_prob, tf.int32), *counts])
+
+    def training_loss(
+        self, x: tf.Tensor, condition: tf.Tensor | None, weight: tf.Tensor | None, seed: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """Return the mean of -log p(x) with the two penalties, and -log p(x) of each example."""
+        if not any(self.penalty_weights):
+            return super().training_loss(x, condition, weight, seed)
+        log_prob, orders = self._scored(x, condition, seed, penalties=True)
+        kinetic, jacobian = self.penalty_weights
+        penalty = kinetic * tf.add_n(orders.kinetic) + jacobian * tf.add_n(orders.jacobian)
+        return weighted_mean(penalty - log_prob, weight), -log_prob
+
+    # -- what users call ----------------------------------------------------------------------------
+
+    def nfe(self, x: Any, condition: Any = None) -> tf.Tensor:
+        """Return how often log_prob evaluates the velocity for each example.
+
+        Args:
+            x: data, [batch, *event_shape].
+            condition: [batch, *condition_shape], or one for all.
+
+        Returns:
+            An int32 tensor of shape [batch], summed over the flows. With fixed steps it is steps times the
+            stages of the method; with "dopri5" 2 and 6 an attempted step, and a batch waits for its largest.
+
+        Raises:
+            ValueError: as `log_prob`.
+        """
+        x = checks.data(self, x)
+        return self._graphs._call("nfe", x=x, condition=checks.condition(self, condition, tf.shape(x)[0]))
+
+    def log_prob(self, x: Any, condition: Any = None, seed: Any = None) -> tf.Tensor:
+        """Return log p(x | condition) in nats; `seed` is also that of Hutchinson's noise. See `Flow`."""
+        return self._arrived(super().log_prob(x, condition, seed))
+
+    def sample(self, n: Any, condition: Any = None, temperature: Any = 1.0, seed: Any = None) -> tf.Tensor:
+        """Draw n samples. See `Flow`."""
+        return self._arrived(super().sample(n, condition, temperature, seed))
+
+    def sample_and_log_prob(
+        self, n: Any, condition: Any = None, temperature: Any = 1.0, seed: Any = None
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """Draw n samples with their log_prob. See `Flow`."""
+        x, log_prob = super().sample_and_log_prob(n, condition, temperature, seed)
+        return x, self._arrived(log_prob)
+
+    def to_latent(self, x: Any, condition: Any = None) -> tf.Tensor:
+        """Return z = f^-1(x). See `Flow`."""
+        return self._arrived(super().to_latent(x, condition))
+
+    def from_latent(self, z: Any, condition: Any = None) -> tf.Tensor:
+        """Return x = f(z). See `Flow`."""
+        return self._arrived(super().from_latent(z, condition))
+
+    def _arrived(self, result: tf.Tensor) -> tf.Tensor:
+        """Raise where an eager call met the end of its steps; inside a graph NaN says so."""
+        if self.adaptive and result.dtype.is_floating and tf.executing_eagerly():
+            if not tf.is_symbolic_tensor(result) and np.isnan(np.asarray(result)).any():
+                raise FloatingPointError(
+                    f"{self.name}: some examples need more than max_steps={self.arguments['max_steps']} "
+                    f"steps, or have no finite path: the velocity is stiff or explodes. Raise max_steps, "
+                    f"loosen rtol and atol, or train with kinetic= and jacobian= above 0."
+                )
+        return result
+
+
+def _check(network: str, trace: str, kinetic: float, jacobian: float) -> None:
+    if network not in NETWORKS:
+        raise ValueError(f"network takes one of {', '.join(NETWORKS)}. Received: {network!r}")
+    if trace not in TRACES:
+        raise ValueError(f"trace takes one of {', '.join(TRACES)}. Received: {trace!r}")
+    for name, value in (("kinetic", kinetic), ("jacobian", jacobian)):
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < np.inf:
+            raise ValueError(f"{name} takes a number of at least 0. Received: {value!r}")
+
+
+def _level(shape: Shape, levels: int, flows: Callable[[], list[FlowLayer]]) -> Chain:
+    """Return the layers of this level and all inside it, for images of `shape`."""
+    height, width, channels = shape
+    if levels <= 1 or height % 2 or width % 2:
+        return Chain(flows())
+    inner = _level((height // 2, width // 2, 2 * channels), levels - 1, flows)
+    return Chain([Split(inner, "none"), *flows(), Squeeze(), *flows()])

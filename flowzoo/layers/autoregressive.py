@@ -10,6 +10,7 @@ import tensorflow as tf
 from flowzoo.bijectors import elementwise
 from flowzoo.layers.base import FlowLayer, LayerCase, Shape, event_size, sum_event
 from flowzoo.layers.coupling import soft_bound
+from flowzoo.layers.fixed_point import solve_triangular
 from flowzoo.networks.base import as_conditioner
 from flowzoo.networks.made import MADE
 
@@ -19,26 +20,37 @@ class MaskedAutoregressive(FlowLayer):
 
     Data to latent costs one pass of the masked network g; the Jacobian is triangular. Latent to data
     solves x = f(z; g(x)) by iterating it on all entries at once (Jacobi iteration): entry i is right
-    after at most i passes, so that D passes are exact, and the iteration stops at the pass that
-    changes no bit of x, which gives the same result.
+    after at most i passes, so that D passes are exact. With a `tolerance` of 0 the iteration stops at
+    the first pass that changes no bit of x, which gives the same result; with one above 0 it stops at
+    the first pass that changes no entry by more than tolerance (1 + |x|).
+
+    Gradients of latent to data do not go back through the passes: with J = d f(z; g(x)) / dx, which is
+    strictly triangular, w = v + J^T w is solved for the cotangent w by the same iteration, at the cost
+    of one pass and at most D backward ones, and with the memory of one. They are exact, and of first
+    order: gradients of these gradients are not provided and raise LookupError.
 
     Args:
         conditioner: a `MADE`; one of two hidden layers when None.
+        tolerance: of latent to data, at least 0.
         **kwargs: of `FlowLayer`.
 
     Raises:
+        ValueError: `tolerance` is negative.
         TypeError: `conditioner` is not a MADE.
 
     References:
         Papamakarios et al., Masked Autoregressive Flow for Density Estimation (2017),
         https://arxiv.org/abs/1705.07057; Song et al., Accelerating Feedforward Computation via
-        Parallel Nonlinear Equation Solving (2021), https://arxiv.org/abs/2002.03629.
+        Parallel Nonlinear Equation Solving (2021), https://arxiv.org/abs/2002.03629, algorithm 1.
     """
 
     params_per_entry = 1
 
-    def __init__(self, conditioner: MADE | None = None, **kwargs: Any) -> None:
+    def __init__(self, conditioner: MADE | None = None, tolerance: float = 0.0, **kwargs: Any) -> None:
         super().__init__(**kwargs)
+        if not 0 <= tolerance < 1:
+            raise ValueError(f"tolerance takes a number in [0, 1). Received: {tolerance!r}")
+        self.tolerance = float(tolerance)
         conditioner = as_conditioner(conditioner)
         if conditioner is not None and not isinstance(conditioner, MADE):
             raise TypeError(
@@ -67,36 +79,31 @@ class MaskedAutoregressive(FlowLayer):
             event_shape, event_shape, self.params_per_entry, condition_shape, self.dtype_policy
         )
 
-    def _bijector(self, x: tf.Tensor, condition: tf.Tensor | None) -> Any:
-        """Return the elementwise bijector whose parameters come from the data `x`."""
-        return self._elementwise(tf.unstack(self.conditioner(x, condition), self.params_per_entry, axis=-1))
+    def _transform(self, value: tf.Tensor, params: tf.Tensor, inverse: bool) -> tuple[tf.Tensor, tf.Tensor]:
+        """Transform elementwise; return the value and the elementwise log-determinant.
 
-    def _elementwise(self, params: list[tf.Tensor]) -> Any:
+        Args:
+            value: [batch, *event_shape].
+            params: [batch, *event_shape, params_per_entry].
+            inverse: data to latent.
+        """
         raise NotImplementedError
 
     def _inverse(self, x: tf.Tensor, condition: tf.Tensor | None) -> tuple[tf.Tensor, tf.Tensor]:
-        z, log_det = elementwise.inverse(self._bijector(x, condition), x)
+        z, log_det = self._transform(x, self.conditioner(x, condition), inverse=True)
         return z, sum_event(log_det)
 
     def _forward(self, z: tf.Tensor, condition: tf.Tensor | None) -> tuple[tf.Tensor, tf.Tensor]:
-        steps = event_size(self.event_shape)
+        def apply(x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+            x, log_det = self._transform(z, self.conditioner(x, condition), inverse=False)
+            return x, sum_event(log_det)
 
-        def changing(step: tf.Tensor, x: tf.Tensor, before: tf.Tensor) -> tf.Tensor:
-            return tf.logical_or(step < 2, tf.reduce_any(tf.not_equal(x, before)))
-
-        def body(step: tf.Tensor, x: tf.Tensor, before: tf.Tensor) -> tuple[tf.Tensor, ...]:
-            return step + 1, self._bijector(x, condition).forward(z), x
-
-        # The last pass, outside the loop, gives the log-determinant along with the last entry.
-        _, x, _ = tf.while_loop(
-            changing, body, (tf.constant(0), tf.zeros_like(z), tf.zeros_like(z)), maximum_iterations=steps - 1
-        )
-        x, log_det = elementwise.forward(self._bijector(x, condition), z)
-        return x, sum_event(log_det)
+        return solve_triangular(apply, z, event_size(self.event_shape), self.tolerance)
 
     def get_config(self) -> dict[str, Any]:
         """Return the arguments that make an equal layer."""
-        return {**super().get_config(), "conditioner": keras.saving.serialize_keras_object(self.conditioner)}
+        conditioner = keras.saving.serialize_keras_object(self.conditioner)
+        return {**super().get_config(), "conditioner": conditioner, "tolerance": self.tolerance}
 
 
 @keras.saving.register_keras_serializable("flowzoo")
@@ -109,10 +116,10 @@ class MaskedAffineAutoregressive(MaskedAutoregressive):
     Args:
         conditioner: a `MADE`; one of two hidden layers when None.
         log_scale_bound: b, the largest absolute log-scale.
-        **kwargs: of `FlowLayer`.
+        **kwargs: of `MaskedAutoregressive`.
 
     Raises:
-        ValueError: `log_scale_bound` is not positive.
+        ValueError: `log_scale_bound` is not positive; as `MaskedAutoregressive`.
         TypeError: `conditioner` is not a MADE.
 
     References:
@@ -127,9 +134,10 @@ class MaskedAffineAutoregressive(MaskedAutoregressive):
             raise ValueError(f"log_scale_bound takes a positive number. Received: {log_scale_bound}")
         self.log_scale_bound = float(log_scale_bound)
 
-    def _elementwise(self, params: list[tf.Tensor]) -> Any:
-        shift, raw = params
-        return elementwise.affine(shift, soft_bound(raw, self.log_scale_bound))
+    def _transform(self, value: tf.Tensor, params: tf.Tensor, inverse: bool) -> tuple[tf.Tensor, tf.Tensor]:
+        shift, raw = tf.unstack(params, 2, axis=-1)
+        affine = elementwise.affine(shift, soft_bound(raw, self.log_scale_bound))
+        return elementwise.inverse(affine, value) if inverse else elementwise.forward(affine, value)
 
     def get_config(self) -> dict[str, Any]:
         """Return the arguments that make an equal layer."""

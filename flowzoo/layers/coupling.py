@@ -73,20 +73,28 @@ class Coupling(FlowLayer):
         kept, changed = self._mask.shapes(event_shape)
         if self.conditioner is None:
             self.conditioner = ConvResNet() if len(event_shape) == 3 else MLP()
-        self.conditioner.build_for(kept, changed, self.params_per_entry, condition_shape, self.dtype_policy)
+        seen = tuple(self._seen(tf.zeros([1, *kept])).shape[1:])
+        self.conditioner.build_for(seen, changed, self.params_per_entry, condition_shape, self.dtype_policy)
 
     def _run(
         self, value: tf.Tensor, condition: tf.Tensor | None, inverse: bool
     ) -> tuple[tf.Tensor, tf.Tensor]:
         kept, changed = self._mask.split(value)
-        params = tf.unstack(self.conditioner(kept, condition), self.params_per_entry, axis=-1)
-        changed, log_det = self._transform(changed, params, inverse)
+        changed, log_det = self._transform(changed, self.conditioner(self._seen(kept), condition), inverse)
         return self._mask.merge(kept, changed), sum_event(self._mask.weigh(log_det))
 
-    def _transform(
-        self, value: tf.Tensor, params: list[tf.Tensor], inverse: bool
-    ) -> tuple[tf.Tensor, tf.Tensor]:
-        """Transform elementwise; return the value and the elementwise log-determinant."""
+    def _seen(self, kept: tf.Tensor) -> tf.Tensor:
+        """Return what the conditioner sees of the kept part: all of it."""
+        return kept
+
+    def _transform(self, value: tf.Tensor, params: tf.Tensor, inverse: bool) -> tuple[tf.Tensor, tf.Tensor]:
+        """Transform elementwise; return the value and the elementwise log-determinant.
+
+        Args:
+            value: [batch, *changed].
+            params: [batch, *changed, params_per_entry].
+            inverse: data to latent.
+        """
         raise NotImplementedError
 
     def _forward(self, z: tf.Tensor, condition: tf.Tensor | None) -> tuple[tf.Tensor, tf.Tensor]:
@@ -152,10 +160,8 @@ class AffineCoupling(Coupling):
             raise ValueError(f"log_scale_bound takes a positive number. Received: {log_scale_bound}")
         self.log_scale_bound = float(log_scale_bound)
 
-    def _transform(
-        self, value: tf.Tensor, params: list[tf.Tensor], inverse: bool
-    ) -> tuple[tf.Tensor, tf.Tensor]:
-        shift, raw = params
+    def _transform(self, value: tf.Tensor, params: tf.Tensor, inverse: bool) -> tuple[tf.Tensor, tf.Tensor]:
+        shift, raw = tf.unstack(params, 2, axis=-1)
         affine = elementwise.affine(shift, soft_bound(raw, self.log_scale_bound))
         return elementwise.inverse(affine, value) if inverse else elementwise.forward(affine, value)
 

@@ -47,26 +47,36 @@ class ConvResNet(Conditioner):
         self.kernel_size = positive_int("kernel_size", kernel_size)
 
     def _build(self) -> None:
-        shape, condition = self.shapes["input_shape"], self.shapes["condition_shape"]
-        if len(shape) != 3:
-            raise ValueError(f"ConvResNet takes events (height, width, channels). Received: {tuple(shape)}")
-        if condition is not None and len(condition) not in (0, 1, 3):
-            raise ValueError(
-                f"ConvResNet takes a vector or an image as condition. Received: {tuple(condition)}"
-            )
-        height, width, channels = shape
-        joined = condition is not None and len(condition) == 3
+        height, width, channels = self._image()
         self.first = self._conv(self.kernel_size, "first")
-        self.first.build((None, height, width, channels + (condition[2] if joined else 0)))
+        self.first.build((None, height, width, channels))
         self.inner = []
         for i in range(self.blocks):
             pair = self._conv(self.kernel_size, f"block_{i}_a"), self._conv(1, f"block_{i}_b")
             for layer in pair:
                 layer.build((None, height, width, self.filters))
             self.inner.append(pair)
-        out = self.shapes["entry_shape"][-1] * self.shapes["params_per_entry"]
+        self._build_last(height, width)
+        self._build_projection()
+
+    def _image(self) -> tuple[int, int, int]:
+        """Return height, width and channels of what the first convolution sees."""
+        shape, condition = self.shapes["input_shape"], self.shapes["condition_shape"]
+        if len(shape) != 3:
+            raise ValueError(
+                f"{type(self).__name__} takes events (height, width, channels). Received: {tuple(shape)}"
+            )
+        if condition is not None and len(condition) not in (0, 1, 3):
+            raise ValueError(
+                f"{type(self).__name__} takes a vector or an image as condition. Received: {tuple(condition)}"
+            )
+        height, width, channels = shape
+        joined = condition is not None and len(condition) == 3
+        return height, width, channels + (condition[2] if joined else 0)
+
+    def _build_last(self, height: int, width: int) -> None:
         self.last = keras.layers.Conv2D(
-            out,
+            self.shapes["entry_shape"][-1] * self.shapes["params_per_entry"],
             self.kernel_size,
             padding="same",
             kernel_initializer="zeros",
@@ -74,11 +84,12 @@ class ConvResNet(Conditioner):
             name="last",
         )
         self.last.build((None, height, width, self.filters))
-        self.project = None
-        if condition is not None and not joined:
-            self._build_projection()
 
     def _build_projection(self) -> None:
+        self.project = None
+        condition = self.shapes["condition_shape"]
+        if condition is None or len(condition) == 3:
+            return
         self.project = keras.layers.Dense(
             self.filters * (self.blocks + 1), use_bias=False, dtype=self.hidden_dtype(), name="project"
         )
@@ -109,20 +120,69 @@ class ConvResNet(Conditioner):
         return self._convolve(_never_empty(inputs), condition)[:batch]
 
     def _convolve(self, inputs: tf.Tensor, condition: tf.Tensor | None) -> tf.Tensor:
-        if condition is not None and self.project is None:
-            height, width, _ = self.shapes["input_shape"]
-            resized = tf.image.resize(condition, [height, width], antialias=False)
-            inputs = tf.concat([inputs, tf.cast(resized, inputs.dtype)], axis=-1)
         offsets = self._offsets(condition)
-        x = self.first(inputs) + offsets[0]
+        x = self.first(self._joined(inputs, condition)) + offsets[0]
         for (first, second), offset in zip(self.inner, offsets[1:], strict=True):
             x = x + second(self.activation(first(self.activation(x)) + offset))
         return self.last(self.activation(x))
+
+    def _joined(self, inputs: tf.Tensor, condition: tf.Tensor | None) -> tf.Tensor:
+        """Return the input, with a condition that is an image beside it."""
+        if condition is None or self.project is not None:
+            return inputs
+        resized = tf.image.resize(condition, self.shapes["input_shape"][:2], antialias=False)
+        return tf.concat([inputs, tf.cast(resized, inputs.dtype)], axis=-1)
 
     def get_config(self) -> dict[str, Any]:
         """Return the arguments that make an equal network."""
         config = {"filters": self.filters, "blocks": self.blocks, "kernel_size": self.kernel_size}
         return {**super().get_config(), **config}
+
+
+@keras.saving.register_keras_serializable("flowzoo")
+class ConvNet(ConvResNet):
+    """Three convolutions, 3×3, 1×1 and 3×3, with an activation between: the network of Glow.
+
+    Conditions as in `ConvResNet`.
+
+    Args:
+        filters: channels of the two hidden layers.
+        activation: of the hidden layers.
+        kernel_size: of the first and the last convolution.
+        **kwargs: of `Conditioner`.
+
+    Raises:
+        ValueError: a size is not a positive integer, the event is not an image, or a condition is
+            neither a vector nor an image.
+
+    References:
+        Kingma & Dhariwal, Glow (2018), https://arxiv.org/abs/1807.03039, section 4.
+    """
+
+    def __init__(
+        self, filters: int = 512, activation: Any = "relu", kernel_size: int = 3, **kwargs: Any
+    ) -> None:
+        kwargs.pop("blocks", None)
+        super().__init__(filters, 1, activation, kernel_size, **kwargs)
+
+    def _build(self) -> None:
+        height, width, channels = self._image()
+        self.first, self.second = self._conv(self.kernel_size, "first"), self._conv(1, "second")
+        self.first.build((None, height, width, channels))
+        self.second.build((None, height, width, self.filters))
+        self._build_last(height, width)
+        self._build_projection()
+
+    def _convolve(self, inputs: tf.Tensor, condition: tf.Tensor | None) -> tf.Tensor:
+        first, second = self._offsets(condition)
+        x = self.activation(self.first(self._joined(inputs, condition)) + first)
+        return self.last(self.activation(self.second(x) + second))
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the arguments that make an equal network."""
+        config = super().get_config()
+        config.pop("blocks")
+        return config
 
 
 def _never_empty(x: tf.Tensor) -> tf.Tensor:

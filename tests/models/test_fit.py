@@ -30,7 +30,7 @@ def fresh(family: str, kind: str = "vector", **options: object) -> Flow:
     return flow
 
 
-@pytest.mark.parametrize(("family", "kind"), CASES)
+@pytest.mark.parametrize(("family", "kind"), [case for case in CASES if case[1] != "conditional"])
 def test_fit_learns(family: str, kind: str) -> None:
     what = KINDS[kind]
     x, c = what.data(256), what.condition(256)

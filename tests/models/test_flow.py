@@ -45,6 +45,14 @@ def test_shapes_and_dtypes(family: str, kind: str) -> None:
         )
 
 
+@pytest.mark.parametrize("family", sorted(families()))
+def test_images_of_any_size(family: str) -> None:
+    """Heights and widths that cannot be halved, and more channels than one."""
+    flow, x = shared(family, "odd_image"), KINDS["odd_image"].data(3)
+    assert np.array_equal(flow.from_latent(flow.to_latent(x)), x)
+    assert np.isfinite(flow.log_prob(x)).all()
+
+
 @every
 def test_seeds_and_temperature(family: str, kind: str) -> None:
     flow, c = shared(family, kind), KINDS[kind].condition(1)

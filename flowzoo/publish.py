@@ -8,14 +8,13 @@ import json
 import logging
 import math
 import os
-import platform
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-from flowzoo import plots, registry, weights, zoo
+from flowzoo import measure, plots, registry, weights, zoo
 from flowzoo.config import DataConfig, EntryConfig, TrainingConfig
 from flowzoo.data import Source, open_source, source_info
 from flowzoo.errors import DataError
@@ -102,7 +101,7 @@ def train(
         recipe,
         sources["train"],
         sources["validation"],
-        conditional=_conditional(config),
+        conditional=measure.conditional(config),
         strategy=chosen,
         limit=limit,
         callbacks=callbacks,
@@ -115,10 +114,6 @@ def _recipe(recipe: TrainingConfig, epochs: int | None, seed: int | None) -> Tra
     changes = {"epochs": epochs, "seed": seed}
     content = {**recipe.model_dump(), **{key: value for key, value in changes.items() if value is not None}}
     return TrainingConfig.model_validate(content)
-
-
-def _conditional(config: EntryConfig) -> bool:
-    return config.data is not None and config.data.conditional
 
 
 def _check_target(target: Path, overwrite: bool) -> None:
@@ -165,12 +160,12 @@ def publish(
     dtype = config.weights.dtype
     with staged_folder(target, overwrite=overwrite) as folder:
         model = _plain_copy(config, trained.model)
-        full = _measure(model, sources["test"], config, limit)
+        full = measure.score(model, sources["test"], config, limit)
         model.export(folder / "1", weights_dtype=dtype)
         if dtype != "float32":
             arrays = weights.read_variables(folder / "1")
             model.set_weights([a.astype(w.dtype) for a, w in zip(arrays, model.weights, strict=True)])
-        stored = full if dtype == "float32" else _measure(model, sources["test"], config, limit)
+        stored = full if dtype == "float32" else measure.score(model, sources["test"], config, limit)
         card = _card(config, recipe, trained, model, sources, full, stored, limit)
         (folder / "card.json").write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
         _write_golden(model, sources["test"], config, folder / "golden.npz")
@@ -189,24 +184,6 @@ def _plain_copy(config: EntryConfig, model: Any) -> Any:
     copy = zoo.build(config.name, model.event_shape)
     copy.set_weights(model.get_weights())
     return copy
-
-
-def _measure(model: Any, source: Source, config: EntryConfig, limit: int | None) -> dict[str, float]:
-    """Return mean and standard error of the negative log_prob, in nats."""
-    x, condition = source.head(limit)
-    condition = condition if _conditional(config) else None
-    step = max(1, 2**20 // model.event_size)
-    parts = [
-        np.asarray(model.log_prob(x[i : i + step], None if condition is None else condition[i : i + step]))
-        for i in range(0, len(x), step)
-    ]
-    nats = -np.concatenate(parts).astype("float64")
-    if not np.isfinite(nats).all():
-        raise FloatingPointError(
-            f"{config.name}: {np.sum(~np.isfinite(nats))} test examples have no finite log_prob."
-        )
-    error = float(nats.std(ddof=1) / math.sqrt(len(nats))) if len(nats) > 1 else 0.0
-    return {"nats": float(nats.mean()), "standard_error": error, "num_examples": len(nats)}
 
 
 def _card(
@@ -237,7 +214,7 @@ def _card(
             "seed": 0,
             "value_in_float32": full["nats"] * scale,
         },
-        "round_trip": _round_trip(model, sources["test"], config),
+        "round_trip": measure.round_trip(model, sources["test"], config),
         "weights_dtype": config.weights.dtype,
         "data": {
             "source": train_source.name,
@@ -254,53 +231,19 @@ def _card(
             "seed": recipe.seed,
             "seconds": trained.seconds,
             "first_epoch_seconds": trained.epoch_seconds[0],
-            "hardware": hardware(),
+            "hardware": measure.hardware(),
             "history": {key: [round(float(v), 5) for v in values] for key, values in trained.history.items()},
         },
-        "versions": versions(),
+        "versions": measure.versions(),
         "made": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "config": snapshot,
-    }
-
-
-def _round_trip(model: Any, source: Source, config: EntryConfig) -> dict[str, float]:
-    """Return the largest error of data to latent to data: of the pixels, or relative to the data's spread."""
-    x, condition = source.head(64)
-    condition = condition if _conditional(config) else None
-    back = np.asarray(model.from_latent(model.to_latent(x, condition), condition), "float64")
-    spread = 1.0 if model.discrete else float(np.asarray(x, "float64").std()) or 1.0
-    return {"largest_error": float(np.max(np.abs(back - x)) / spread), "num_examples": len(x)}
-
-
-def hardware() -> str:
-    """Return the devices of this machine in words."""
-    gpus = [tf.config.experimental.get_device_details(d) for d in tf.config.list_physical_devices("GPU")]
-    if gpus:
-        return f"{len(gpus)} x {gpus[0].get('device_name', 'GPU')}"
-    return f"CPU ({platform.machine()}, {os.cpu_count()} cores)"
-
-
-def versions() -> dict[str, str]:
-    """Return the versions that made the weights."""
-    import keras
-    import tensorflow_probability as tfp
-
-    import flowzoo
-
-    return {
-        "flowzoo": flowzoo.__version__,
-        "python": platform.python_version(),
-        "tensorflow": tf.__version__,
-        "keras": keras.__version__,
-        "tensorflow_probability": tfp.__version__,
-        "numpy": np.__version__,
     }
 
 
 def _write_golden(model: Any, source: Source, config: EntryConfig, path: Path) -> None:
     x, condition = source.head(GOLDEN_EXAMPLES)
     arrays = {"x": np.asarray(x)}
-    if _conditional(config):
+    if measure.conditional(config):
         arrays["condition"] = np.asarray(condition)
     arrays["log_prob"] = np.asarray(model.log_prob(arrays["x"], arrays.get("condition")))
     np.savez(path, allow_pickle=False, **arrays)

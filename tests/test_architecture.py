@@ -29,6 +29,7 @@ STAGES = (
     {"layers"},
     {"distributions"},
     {"models"},
+    {"measure"},
     {"training"},
     {"weights", "download", "manifest"},
     {"exporting"},

@@ -13,12 +13,13 @@ import tensorflow as tf
 from flowzoo import random
 from flowzoo.bijectors import FlowBijector, FlowDistribution
 from flowzoo.distributions import BaseDistribution, make_base
-from flowzoo.layers.base import FlowLayer, Shape, as_shape, event_size, flow_dtype
+from flowzoo.layers.base import FlowLayer, Shape, event_size, flow_dtype
 from flowzoo.layers.chain import Chain
 from flowzoo.layers.preprocessing import Dequantize
 from flowzoo.models import checks
 from flowzoo.models.graphs import Graphs
 from flowzoo.models.saved_model import write_saved_model
+from flowzoo.models.shapes import checked_shape, condition_shapes
 from flowzoo.models.trainable import Trainable
 
 LN2 = float(np.log(2.0))
@@ -80,9 +81,9 @@ class Flow(Trainable, keras.Model):
             layers = [layers]
         self.chain = Chain(layers, name="chain")
         self.base = make_base(base)
-        self.event_shape = _checked_shape("event_shape", event_shape)
+        self.event_shape = checked_shape("event_shape", event_shape)
         self.num_classes = num_classes
-        self.condition_shape, inner = _condition_shapes(condition_shape, num_classes)
+        self.condition_shape, inner = condition_shapes(condition_shape, num_classes)
         self.chain.build_for(self.event_shape, inner)
         self.latent_shape = self.chain.latent_shape
         self.base.build((None, *self.latent_shape))
@@ -324,29 +325,3 @@ class Flow(Trainable, keras.Model):
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> Flow:
         """Make a model from its config; its weights are then loaded or set."""
         return cls(**config)
-
-
-def _checked_shape(name: str, shape: Any) -> Shape:
-    try:
-        sizes = as_shape(shape)
-    except TypeError as error:
-        raise TypeError(f"{name} takes a tuple of positive integers. Received: {shape!r}") from error
-    if not sizes or any(size < 1 for size in sizes):
-        raise ValueError(f"{name} takes a tuple of one or more positive integers. Received: {shape!r}")
-    return sizes
-
-
-def _condition_shapes(condition_shape: Any, num_classes: int | None) -> tuple[Shape | None, Shape | None]:
-    """Return the shape of a user's condition and of what the layers get."""
-    if num_classes is not None:
-        if condition_shape not in (None, (), []):
-            raise ValueError(
-                f"A class label has no shape: give num_classes or condition_shape. "
-                f"Received: num_classes={num_classes}, condition_shape={condition_shape}"
-            )
-        if isinstance(num_classes, bool) or not isinstance(num_classes, int) or num_classes < 2:
-            raise ValueError(f"num_classes takes an integer of at least 2. Received: {num_classes!r}")
-        return (), (num_classes,)
-    if condition_shape is None:
-        return None, None
-    return (shape := _checked_shape("condition_shape", condition_shape)), shape

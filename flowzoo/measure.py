@@ -1,0 +1,71 @@
+"""What is measured of a trained flow, and on what."""
+
+from __future__ import annotations
+
+import math
+import os
+import platform
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from flowzoo.config import EntryConfig
+from flowzoo.data import Source
+
+
+def conditional(config: EntryConfig) -> bool:
+    """Say whether the entry's model takes the condition of its data."""
+    return config.data is not None and config.data.conditional
+
+
+def score(model: Any, source: Source, config: EntryConfig, limit: int | None) -> dict[str, float]:
+    """Return mean and standard error of the negative log_prob, in nats."""
+    x, condition = source.head(limit)
+    condition = condition if conditional(config) else None
+    step = max(1, 2**20 // model.event_size)
+    parts = [
+        np.asarray(model.log_prob(x[i : i + step], None if condition is None else condition[i : i + step]))
+        for i in range(0, len(x), step)
+    ]
+    nats = -np.concatenate(parts).astype("float64")
+    if not np.isfinite(nats).all():
+        raise FloatingPointError(
+            f"{config.name}: {np.sum(~np.isfinite(nats))} test examples have no finite log_prob."
+        )
+    error = float(nats.std(ddof=1) / math.sqrt(len(nats))) if len(nats) > 1 else 0.0
+    return {"nats": float(nats.mean()), "standard_error": error, "num_examples": len(nats)}
+
+
+def round_trip(model: Any, source: Source, config: EntryConfig) -> dict[str, float]:
+    """Return the largest error of data to latent to data: of the pixels, or relative to the data's spread."""
+    x, condition = source.head(64)
+    condition = condition if conditional(config) else None
+    back = np.asarray(model.from_latent(model.to_latent(x, condition), condition), "float64")
+    spread = 1.0 if model.discrete else float(np.asarray(x, "float64").std()) or 1.0
+    return {"largest_error": float(np.max(np.abs(back - x)) / spread), "num_examples": len(x)}
+
+
+def hardware() -> str:
+    """Return the devices of this machine in words."""
+    gpus = [tf.config.experimental.get_device_details(d) for d in tf.config.list_physical_devices("GPU")]
+    if gpus:
+        return f"{len(gpus)} x {gpus[0].get('device_name', 'GPU')}"
+    return f"CPU ({platform.machine()}, {os.cpu_count()} cores)"
+
+
+def versions() -> dict[str, str]:
+    """Return the versions that made the weights."""
+    import keras
+    import tensorflow_probability as tfp
+
+    import flowzoo
+
+    return {
+        "flowzoo": flowzoo.__version__,
+        "python": platform.python_version(),
+        "tensorflow": tf.__version__,
+        "keras": keras.__version__,
+        "tensorflow_probability": tfp.__version__,
+        "numpy": np.__version__,
+    }

@@ -55,14 +55,15 @@ class RationalQuadraticCoupling(Coupling):
     @classmethod
     def cases(cls) -> list[LayerCase]:
         """Return every mask, with and without a condition."""
-        conv = {"filters": 4, "blocks": 1, "activation": "tanh"}
         return [
             LayerCase({"conditioner": _smooth(), "num_bins": 4}, (2,)),
             LayerCase({"conditioner": _smooth(), "mask": "alternating", "swap": True}, (5,)),
             LayerCase({"conditioner": _smooth(), "tail_bound": 1.5}, (3,), condition_shape=(2,)),
-            LayerCase({"conditioner": ConvResNet(**conv), "mask": "checkerboard", "num_bins": 3}, (3, 4, 1)),
             LayerCase(
-                {"conditioner": ConvResNet(**conv), "mask": "channel", "num_bins": 2},
+                {"conditioner": ConvResNet(4, 1, "tanh"), "mask": "checkerboard", "num_bins": 3}, (3, 4, 1)
+            ),
+            LayerCase(
+                {"conditioner": ConvResNet(4, 1, "tanh"), "mask": "channel", "num_bins": 2},
                 (2, 2, 3),
                 condition_shape=(3,),
             ),

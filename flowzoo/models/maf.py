@@ -1,17 +1,19 @@
-"""MAF: masked affine autoregressive layers in alternating order."""
+"""MAF: masked autoregressive layers in alternating order."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import keras
 
 from flowzoo.layers.actnorm import ActNorm
-from flowzoo.layers.autoregressive import MaskedAffineAutoregressive
+from flowzoo.layers.autoregressive import MaskedAffineAutoregressive, MaskedAutoregressive
 from flowzoo.layers.base import FlowLayer, Shape
 from flowzoo.layers.multiscale import Reshape
 from flowzoo.layers.permutation import Permute, Reverse
+from flowzoo.layers.spline import MaskedSplineAutoregressive
 from flowzoo.models.base import Flow
 from flowzoo.models.preprocessing import preprocessing_layers
 from flowzoo.networks.made import MADE
@@ -21,7 +23,8 @@ from flowzoo.networks.made import MADE
 class MAF(Flow):
     """Masked autoregressive flow, for vectors; images are flattened, row by row.
 
-    `num_layers` layers x_i = z_i exp(s_i) + m_i, each followed by an act-norm and a change of the order.
+    `num_layers` layers x_i = z_i exp(s_i) + m_i (or z_i a spline of x_i), each followed by an act-norm and a
+    change of the order.
     A density costs one pass of each network; a sample at most D passes of each, D the size of an event.
 
     Args:
@@ -32,15 +35,19 @@ class MAF(Flow):
         hidden_units: hidden layers of each MADE.
         activation: of the hidden layers.
         order: "reverse" the entries from one layer to the next (as in the paper) or "random".
-        log_scale_bound: largest absolute log-scale.
+        log_scale_bound: largest absolute log-scale, if affine.
         base: "normal" or "logistic".
         preprocessing: see `flowzoo.models.preprocessing`.
         num_values: number of values of discrete data; None if continuous; "auto": 256 for images.
         alpha: of the logit.
+        transform: "affine", or "spline" (rational-quadratic).
+        num_bins: bins of each spline.
+        tail_bound: the splines act on [-tail_bound, tail_bound].
+        tolerance: of sampling, see `flowzoo.layers.MaskedAutoregressive`; 0 is exact.
         **kwargs: of `Flow` (name, dtype).
 
     Raises:
-        ValueError: an unknown order.
+        ValueError: an unknown order or transform.
 
     References:
         Papamakarios et al., Masked Autoregressive Flow for Density Estimation (2017),
@@ -64,6 +71,10 @@ class MAF(Flow):
         preprocessing: str = "auto",
         num_values: int | str | None = "auto",
         alpha: float = 1e-6,
+        transform: str = "affine",
+        num_bins: int = 8,
+        tail_bound: float = 3.0,
+        tolerance: float = 0.0,
         **kwargs: Any,
     ) -> None:
         arguments = {
@@ -76,13 +87,19 @@ class MAF(Flow):
             "preprocessing": preprocessing,
             "num_values": num_values,
             "alpha": alpha,
+            "transform": transform,
+            "num_bins": num_bins,
+            "tail_bound": tail_bound,
+            "tolerance": tolerance,
         }
         if order not in ("reverse", "random"):
             raise ValueError(f"order takes 'reverse' or 'random'. Received: {order!r}")
+        make = AutoregressiveLayers(
+            hidden_units, activation, transform, log_scale_bound, num_bins, tail_bound, tolerance
+        )
         layers: list[FlowLayer] = []
         for i in range(num_layers):
-            made = MADE(hidden_units, activation)
-            layers.append(MaskedAffineAutoregressive(made, log_scale_bound=log_scale_bound))
+            layers.append(make())
             layers.append(ActNorm())
             if i < num_layers - 1:
                 layers.append(Reverse() if order == "reverse" else Permute(seed=i))
@@ -92,3 +109,29 @@ class MAF(Flow):
         super().__init__(
             layers, event_shape, condition_shape, num_classes, base=base, family_arguments=arguments, **kwargs
         )
+
+
+@dataclasses.dataclass(frozen=True)
+class AutoregressiveLayers:
+    """Makes autoregressive layers, each with a MADE of its own; the fields are arguments of `MAF`.
+
+    Raises:
+        ValueError: (when called) an unknown transform.
+    """
+
+    hidden_units: Sequence[int]
+    activation: str
+    transform: str
+    log_scale_bound: float
+    num_bins: int
+    tail_bound: float
+    tolerance: float
+
+    def __call__(self) -> MaskedAutoregressive:
+        """Make one layer."""
+        made = MADE(self.hidden_units, self.activation)
+        if self.transform == "affine":
+            return MaskedAffineAutoregressive(made, self.log_scale_bound, tolerance=self.tolerance)
+        if self.transform == "spline":
+            return MaskedSplineAutoregressive(made, self.num_bins, self.tail_bound, tolerance=self.tolerance)
+        raise ValueError(f"transform takes 'affine' or 'spline'. Received: {self.transform!r}")

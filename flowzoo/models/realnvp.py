@@ -9,10 +9,10 @@ import keras
 
 from flowzoo.layers.actnorm import ActNorm
 from flowzoo.layers.base import FlowLayer, Shape
-from flowzoo.layers.chain import Chain
 from flowzoo.layers.coupling import AffineCoupling
-from flowzoo.layers.multiscale import Reshape, Split, Squeeze
+from flowzoo.layers.multiscale import Reshape
 from flowzoo.models.base import Flow
+from flowzoo.models.image_stack import ImageStack
 from flowzoo.models.preprocessing import preprocessing_layers
 from flowzoo.networks.base import Conditioner
 from flowzoo.networks.convnet import ConvResNet
@@ -102,7 +102,7 @@ class RealNVP(Flow):
             return found
 
         if image:
-            make = _ImageStack(couplings, lambda: ConvResNet(filters, blocks, activation), split_prior)
+            make = ImageStack(couplings, lambda: ConvResNet(filters, blocks, activation), split_prior)
             layers: list[FlowLayer] = [make.level(tuple(event_shape), num_levels)]
         else:
             layers = couplings("half", lambda: MLP(hidden_units, activation))
@@ -111,24 +111,3 @@ class RealNVP(Flow):
         super().__init__(
             layers, event_shape, condition_shape, num_classes, base=base, family_arguments=arguments, **kwargs
         )
-
-
-class _ImageStack:
-    """Builds the levels of an image flow, the innermost last."""
-
-    def __init__(self, couplings: Callable, network: Callable[[], Conditioner], split_prior: str) -> None:
-        self._couplings, self._network, self._split_prior = couplings, network, split_prior
-
-    def level(self, shape: Shape, levels: int) -> Chain:
-        """Return the layers of this level and all inside it, for data of `shape`."""
-        height, width, channels = shape
-        checkerboards = self._couplings("checkerboard", self._network)
-        if levels <= 1 or height % 2 or width % 2:
-            return Chain([*self._couplings("checkerboard", self._network)[:2], *checkerboards])
-        squeezed = (height // 2, width // 2, 4 * channels)
-        inner = self.level((*squeezed[:2], 2 * channels), levels - 1)
-        split = Split(inner, self._split_prior, self._split_network())
-        return Chain([split, *self._couplings("channel", self._network), Squeeze(), *checkerboards])
-
-    def _split_network(self) -> Conditioner | None:
-        return self._network() if self._split_prior == "learned" else None

@@ -31,8 +31,10 @@ def write_saved_model(
         )
     with staged_folder(filepath, overwrite=overwrite) as folder:
         module = _ExportModule(flow, weights_dtype)
+        # Served functions are not differentiated, and gradients of our own would hold the flow's weights.
+        options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
         try:
-            tf.saved_model.save(module, str(folder), signatures=module.signatures())
+            tf.saved_model.save(module, str(folder), signatures=module.signatures(), options=options)
         except tf.errors.OpError as error:
             raise OSError(f"{filepath} could not be written: {error.message}") from error
 

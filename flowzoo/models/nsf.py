@@ -1,0 +1,159 @@
+"""NSF: neural spline flows, coupling and autoregressive."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import keras
+
+from flowzoo.layers.actnorm import ActNorm
+from flowzoo.layers.base import FlowLayer, Shape, event_size
+from flowzoo.layers.multiscale import Reshape
+from flowzoo.layers.permutation import LULinear, Permute, Reverse
+from flowzoo.layers.spline import MaskedSplineAutoregressive, RationalQuadraticCoupling
+from flowzoo.models.base import Flow
+from flowzoo.models.image_stack import ImageStack
+from flowzoo.models.preprocessing import preprocessing_layers
+from flowzoo.networks.base import Conditioner
+from flowzoo.networks.convnet import ConvResNet
+from flowzoo.networks.made import MADE
+from flowzoo.networks.mlp import ResidualMLP
+
+MIXING = ("lu", "reverse", "random")
+
+
+@keras.saving.register_keras_serializable("flowzoo")
+class NSF(Flow):
+    """Neural spline flow: rational-quadratic splines in couplings (RQ-NSF (C)) or autoregressive (AR).
+
+    Vectors: `num_layers` times a mixing of the entries and a spline layer, z_i = s(x_i), whose parameters
+    a residual network (couplings that exchange even and odd entries) or a MADE gives; the data meet the
+    last spline layer. Images with couplings: the multi-scale architecture of RealNVP with splines,
+    `num_layers` checkerboard and channel couplings a level, each followed by an act-norm. Other shapes,
+    and images with `coupling=False`, are flattened.
+
+    With couplings both directions cost one pass of each network. The autoregressive flow scores in one
+    pass of each network and samples in at most D, D the size of an event.
+
+    Args:
+        event_shape: shape of one example; at least 2 entries for couplings.
+        condition_shape: shape of one condition, or None.
+        num_classes: number of classes, where the condition is a class label.
+        coupling: True for couplings, False for autoregressive layers.
+        num_layers: spline layers of a vector flow (10), or of each kind on a level of an image flow (3).
+        num_bins: bins of each spline; 8 for vectors and 4 for images when None.
+        tail_bound: the splines act on [-tail_bound, tail_bound]; beyond it is the identity.
+        mixing: "lu" (a learned matrix), "reverse" or "random" (a fixed permutation), for vectors.
+        hidden_units: width of the residual networks, or of both hidden layers of each MADE.
+        blocks: residual blocks of each network.
+        num_levels: levels of an image flow.
+        filters: channels of the convolutional networks.
+        activation: of the hidden layers.
+        split_prior: "none" or "learned", for images.
+        base: "normal" or "logistic".
+        preprocessing: see `flowzoo.models.preprocessing`.
+        num_values: number of values of discrete data; None if continuous; "auto": 256 for images.
+        alpha: of the logit.
+        **kwargs: of `Flow` (name, dtype).
+
+    Raises:
+        ValueError: an unknown mixing, or fewer than 2 entries to couple.
+
+    References:
+        Durkan et al., Neural Spline Flows (2019), https://arxiv.org/abs/1906.04032, sections 3 and 5,
+        appendix B.1.
+    """
+
+    family: ClassVar[str | None] = "nsf"
+    small: ClassVar[dict[str, Any]] = {
+        "num_layers": 2,
+        "num_bins": 4,
+        "hidden_units": 16,
+        "blocks": 1,
+        "num_levels": 1,
+        "filters": 8,
+    }
+
+    def __init__(
+        self,
+        event_shape: Shape,
+        condition_shape: Shape | None = None,
+        num_classes: int | None = None,
+        coupling: bool = True,
+        num_layers: int | None = None,
+        num_bins: int | None = None,
+        tail_bound: float = 3.0,
+        mixing: str = "lu",
+        hidden_units: int = 128,
+        blocks: int = 2,
+        num_levels: int = 2,
+        filters: int = 64,
+        activation: str = "relu",
+        split_prior: str = "none",
+        base: str = "normal",
+        preprocessing: str = "auto",
+        num_values: int | str | None = "auto",
+        alpha: float = 0.05,
+        **kwargs: Any,
+    ) -> None:
+        image = len(event_shape) == 3 and coupling
+        num_layers = num_layers or (3 if image else 10)
+        num_bins = num_bins or (4 if image else 8)
+        if mixing not in MIXING:
+            raise ValueError(f"mixing takes one of {', '.join(MIXING)}. Received: {mixing!r}")
+        arguments = {
+            "coupling": coupling,
+            "num_layers": num_layers,
+            "num_bins": num_bins,
+            "tail_bound": tail_bound,
+            "mixing": mixing,
+            "hidden_units": hidden_units,
+            "blocks": blocks,
+            "num_levels": num_levels,
+            "filters": filters,
+            "activation": activation,
+            "split_prior": split_prior,
+            "base": base,
+            "preprocessing": preprocessing,
+            "num_values": num_values,
+            "alpha": alpha,
+        }
+
+        def couplings(mask: str, make: Callable[[], Conditioner]) -> list[FlowLayer]:
+            found: list[FlowLayer] = []
+            for i in range(num_layers):
+                layer = RationalQuadraticCoupling(make(), num_bins, tail_bound, mask=mask, swap=bool(i % 2))
+                found += [layer, ActNorm()]
+            return found
+
+        if image:
+            stack = ImageStack(couplings, lambda: ConvResNet(filters, blocks, activation), split_prior)
+            layers: list[FlowLayer] = [stack.level(tuple(event_shape), num_levels)]
+        else:
+            layers = []
+            for i in range(num_layers):
+                layers.append(_mixing(mixing, i))
+                if coupling:
+                    network = ResidualMLP(hidden_units, blocks, activation)
+                    swap = bool(i % 2)
+                    layers.append(
+                        RationalQuadraticCoupling(
+                            network, num_bins, tail_bound, mask="alternating", swap=swap
+                        )
+                    )
+                else:
+                    made = MADE((hidden_units, hidden_units), activation)
+                    layers.append(MaskedSplineAutoregressive(made, num_bins, tail_bound))
+            if len(event_shape) != 1:
+                layers.append(Reshape((event_size(tuple(event_shape)),)))
+        layers += preprocessing_layers(preprocessing, event_shape, num_values, alpha)
+        super().__init__(
+            layers, event_shape, condition_shape, num_classes, base=base, family_arguments=arguments, **kwargs
+        )
+
+
+def _mixing(kind: str, index: int) -> FlowLayer:
+    if kind == "lu":
+        return LULinear(seed=index)
+    return Reverse() if kind == "reverse" else Permute(seed=index)

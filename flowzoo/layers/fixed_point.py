@@ -9,6 +9,10 @@ import tensorflow as tf
 # Iterates that are not yet right may overflow, and 0 * infinity in a masked product would spoil the
 # entries that are: they are kept where a network can still compute with them.
 LARGEST = 1e15
+# Automatic differentiation would go through one of the backward passes alone, and be wrong in silence.
+FIRST_ORDER = (
+    "Gradients through an autoregressive layer's iteration are of first order: no second derivatives."
+)
 
 
 def solve_triangular(
@@ -26,7 +30,8 @@ def solve_triangular(
     Returns:
         The fixed point x and L(x), after at most D applications. Their gradients are exact at the fixed
         point: with J = dF/dx, nilpotent since it is strictly triangular, the cotangents v of x and c of
-        L give w = v + J^T w + (dL/dx)^T c, solved by at most D backward passes.
+        L give w = v + J^T w + (dL/dx)^T c, solved by at most D backward passes. A gradient of these
+        gradients raises LookupError.
     """
     x, log_det = apply(_iterate(lambda x: apply(x)[0], tf.zeros_like(start), size - 1, tolerance))
 
@@ -42,7 +47,8 @@ def solve_triangular(
                     outputs, x, [w, c], unconnected_gradients=tf.UnconnectedGradients.ZERO
                 )
 
-            return step(_iterate(step, v, size - 1, tolerance)), c
+            w = step(_iterate(step, v, size - 1, tolerance))
+            return tuple(tf.raw_ops.PreventGradient(input=part, message=FIRST_ORDER) for part in (w, c))
 
         return (tf.identity(x), tf.identity(log_det)), pull_back
 

@@ -215,6 +215,26 @@ def test_gradients_where_the_iteration_starts_at_its_end() -> None:
     )
 
 
+def test_second_derivatives_are_refused() -> None:
+    """They would be wrong in silence; first ones are given under two tapes."""
+    layer = autoregressive("affine")
+    c = tf.zeros([2, 2])
+
+    def gradient(z: tf.Tensor) -> tf.Tensor:
+        with tf.GradientTape() as tape:
+            tape.watch(z)
+            loss = tf.reduce_sum(layer.flow_forward(z, c)[0] ** 2)
+        return tape.gradient(loss, z)
+
+    with tf.GradientTape() as tape:
+        z = tf.ones([2, 12])
+        tape.watch(z)
+        first = tf.reduce_sum(gradient(z) ** 2)
+    assert np.all(np.isfinite(first))
+    with pytest.raises(LookupError, match="first order"):
+        tape.gradient(first, z)
+
+
 def test_wild_iterates_do_no_harm() -> None:
     """Entries that are not yet right overflow on the way; those that are right stay so."""
     growth = tf.constant(np.diag(np.full(29, 1e6), -1), tf.float32)

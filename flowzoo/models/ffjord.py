@@ -83,7 +83,7 @@ class FFJORD(Flow):
     """
 
     family: ClassVar[str | None] = "ffjord"
-    small: ClassVar[dict[str, Any]] = {"hidden_units": (16,), "filters": (4,), "steps": 4}
+    small: ClassVar[dict[str, Any]] = {"hidden_units": (16,), "filters": (16,), "steps": 4}
 
     def __init__(
         self,

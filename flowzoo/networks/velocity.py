@@ -96,7 +96,7 @@ class ConcatSquash(Velocity):
         width = size
         for i, units in enumerate((*self.hidden_units, out)):
             last = i == len(self.hidden_units)
-            kind = "zeros" if last else "glorot_uniform"
+            kind = "zeros" if last else "he_normal"
             name = "last" if last else f"hidden_{i}"
             main = self._dense(name, width, units, kind)
             gate = self._dense(f"{name}_gate", signal, units)
@@ -153,7 +153,7 @@ class TimeMLP(Velocity):
         width = size + (condition or 0) + 1 + 2 * self.waves
         self.stages = []
         for i, units in enumerate(self.hidden_units):
-            self.stages.append(self._dense(f"hidden_{i}", width, units))
+            self.stages.append(self._dense(f"hidden_{i}", width, units, "he_normal"))
             width = units
         self.stages.append(self._dense("last", width, out, "zeros"))
 
@@ -222,7 +222,7 @@ class ConvConcatSquash(Velocity):
         self.stages = []
         for i, channels in enumerate((*self.filters, shape[-1])):
             last = i == len(self.filters)
-            kind = "zeros" if last else "glorot_uniform"
+            kind = "zeros" if last else "he_normal"
             name = "last" if last else f"hidden_{i}"
             size = (self.kernel_size, self.kernel_size, width, channels)
             kernel = self.add_weight(shape=size, initializer=kind, name=f"{name}_kernel")

@@ -201,7 +201,7 @@ print(json.dumps(found))
 
 def test_the_tests_pick_the_strangers_files_up(checkout: Path) -> None:
     """Collected without an edit; a few are run, the rest being the same tests as for our own layers."""
-    pytest_ = ("-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist")
+    pytest_ = ("-m", "pytest", "-q", "-p", "no:cacheprovider", "--numprocesses=0")
     files = ("tests/layers/test_properties.py", "tests/models/test_flow.py", "tests/models/test_fit.py")
     files += ("tests/test_export.py", "tests/data/test_sources.py")
     collected = python(checkout, *pytest_, "--collect-only", *files)

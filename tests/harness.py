@@ -45,7 +45,8 @@ class Subject:
         return self.cls(**self.case.kwargs)
 
     def make(self, seed: int = 0) -> FlowLayer:
-        """Build the layer under the current policy, set from data, with random weights."""
+        """Build the layer under the current policy, set from data, with random weights that repeat."""
+        keras.utils.set_random_seed(seed)
         case = self.case
         layer = self.unbuilt()
         layer.build_for(case.event_shape, case.condition_shape)

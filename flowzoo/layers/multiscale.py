@@ -148,14 +148,11 @@ class Split(FlowLayer):
         from flowzoo.layers.actnorm import ActNorm
         from flowzoo.layers.scaling import DiagonalScaling
 
+        nested = Split(ActNorm(), conditioner=ConvResNet(4, blocks=1), log_scale_bound=2.0)
         return [
             LayerCase({"inner": DiagonalScaling()}, (2, 2, 2)),
             LayerCase({"inner": DiagonalScaling(), "conditioner": MLP((8,))}, (4,), condition_shape=(3,)),
-            LayerCase(
-                {"inner": Split(ActNorm(), log_scale_bound=2.0), "prior": "none"},
-                (2, 2, 5),
-                condition_shape=(3,),
-            ),
+            LayerCase({"inner": nested, "prior": "none"}, (2, 2, 5), condition_shape=(3,)),
         ]
 
     @property

@@ -19,6 +19,17 @@ def affine(shift: Any, log_scale: Any) -> tfb.Bijector:
     return tfb.Shift(shift)(tfb.Scale(log_scale=log_scale))
 
 
+def soft_bound(value: tf.Tensor, bound: float) -> tf.Tensor:
+    """Squeeze values into (-bound, bound): b tanh(v / b), the identity near 0."""
+    return bound * tf.tanh(value / bound)
+
+
+def bounded_affine(params: tf.Tensor, bound: float) -> tfb.Bijector:
+    """Build x = z exp(s) + t from t and the raw s on the last axis of `params`, with |s| below `bound`."""
+    shift, raw = tf.unstack(params, 2, axis=-1)
+    return affine(shift, soft_bound(raw, bound))
+
+
 def scaled_logit(alpha: float, dtype: Any) -> tfb.Bijector:
     """Build x = (sigmoid(z) - alpha) / (1 - 2 alpha), which reaches 0 and 1 at finite z.
 
@@ -36,3 +47,8 @@ def forward(bijector: tfb.Bijector, z: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]
 def inverse(bijector: tfb.Bijector, x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """Return z = f^-1(x) and log |dz/dx|, both elementwise."""
     return bijector.inverse(x), bijector.inverse_log_det_jacobian(x, event_ndims=0)
+
+
+def apply(bijector: tfb.Bijector, value: tf.Tensor, inverse_wanted: bool) -> tuple[tf.Tensor, tf.Tensor]:
+    """Run `inverse` or `forward`."""
+    return inverse(bijector, value) if inverse_wanted else forward(bijector, value)

@@ -105,9 +105,9 @@ def _verified(name: str, digest: str | None, hashes_only: bool) -> dict[str, Any
         result.update(folder=str(located.folder), sha256=located.manifest.digest)
         if not hashes_only:
             import_tensorflow()
-            import flowzoo
+            from flowzoo import zoo
 
-            flowzoo.load(name)  # compares the golden log_prob
+            zoo.restore(located.folder)  # compares the golden log_prob
     except WeightsError as error:
         missing = isinstance(error, NoWeightsError)
         return {**result, "state": "missing" if missing else "corrupt", "detail": str(error)}

@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from flowzoo.bijectors import elementwise
 from flowzoo.layers.base import FlowLayer, LayerCase, Shape, event_size, sum_event
-from flowzoo.layers.coupling import soft_bound
+from flowzoo.layers.coupling import positive_bound
 from flowzoo.layers.fixed_point import solve_triangular
 from flowzoo.networks.base import as_conditioner
 from flowzoo.networks.made import MADE
@@ -130,14 +130,10 @@ class MaskedAffineAutoregressive(MaskedAutoregressive):
 
     def __init__(self, conditioner: MADE | None = None, log_scale_bound: float = 2.0, **kwargs: Any) -> None:
         super().__init__(conditioner, **kwargs)
-        if not log_scale_bound > 0:
-            raise ValueError(f"log_scale_bound takes a positive number. Received: {log_scale_bound}")
-        self.log_scale_bound = float(log_scale_bound)
+        self.log_scale_bound = positive_bound(log_scale_bound)
 
     def _transform(self, value: tf.Tensor, params: tf.Tensor, inverse: bool) -> tuple[tf.Tensor, tf.Tensor]:
-        shift, raw = tf.unstack(params, 2, axis=-1)
-        affine = elementwise.affine(shift, soft_bound(raw, self.log_scale_bound))
-        return elementwise.inverse(affine, value) if inverse else elementwise.forward(affine, value)
+        return elementwise.apply(elementwise.bounded_affine(params, self.log_scale_bound), value, inverse)
 
     def get_config(self) -> dict[str, Any]:
         """Return the arguments that make an equal layer."""

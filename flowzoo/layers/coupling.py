@@ -156,20 +156,18 @@ class AffineCoupling(Coupling):
         self, conditioner: Conditioner | None = None, log_scale_bound: float = 2.0, **kwargs: Any
     ) -> None:
         super().__init__(conditioner, **kwargs)
-        if not log_scale_bound > 0:
-            raise ValueError(f"log_scale_bound takes a positive number. Received: {log_scale_bound}")
-        self.log_scale_bound = float(log_scale_bound)
+        self.log_scale_bound = positive_bound(log_scale_bound)
 
     def _transform(self, value: tf.Tensor, params: tf.Tensor, inverse: bool) -> tuple[tf.Tensor, tf.Tensor]:
-        shift, raw = tf.unstack(params, 2, axis=-1)
-        affine = elementwise.affine(shift, soft_bound(raw, self.log_scale_bound))
-        return elementwise.inverse(affine, value) if inverse else elementwise.forward(affine, value)
+        return elementwise.apply(elementwise.bounded_affine(params, self.log_scale_bound), value, inverse)
 
     def get_config(self) -> dict[str, Any]:
         """Return the arguments that make an equal layer."""
         return {**super().get_config(), "log_scale_bound": self.log_scale_bound}
 
 
-def soft_bound(value: tf.Tensor, bound: float) -> tf.Tensor:
-    """Squeeze values into (-bound, bound): b tanh(v / b), the identity near 0."""
-    return bound * tf.tanh(value / bound)
+def positive_bound(log_scale_bound: float) -> float:
+    """Return a bound of log-scales, or raise ValueError if it is not positive."""
+    if not log_scale_bound > 0:
+        raise ValueError(f"log_scale_bound takes a positive number. Received: {log_scale_bound}")
+    return float(log_scale_bound)

@@ -10,7 +10,6 @@ import tensorflow as tf
 from flowzoo.bijectors import elementwise
 from flowzoo.layers.base import FlowLayer, LayerCase, Shape, constant_log_det, event_size, sum_event
 from flowzoo.layers.chain import _as_layer
-from flowzoo.layers.coupling import soft_bound
 from flowzoo.networks.base import Conditioner, as_conditioner
 from flowzoo.networks.convnet import ConvResNet
 from flowzoo.networks.mlp import MLP
@@ -182,8 +181,7 @@ class Split(FlowLayer):
     def _prior(self, kept: tf.Tensor, early: tf.Tensor, condition: tf.Tensor | None) -> Any:
         if self.prior == "none":
             return elementwise.affine(tf.zeros_like(early), tf.zeros_like(early))
-        shift, raw = tf.unstack(self.conditioner(kept, condition), 2, axis=-1)
-        return elementwise.affine(shift, soft_bound(raw, self.log_scale_bound))
+        return elementwise.bounded_affine(self.conditioner(kept, condition), self.log_scale_bound)
 
     def _forward(self, z: tf.Tensor, condition: tf.Tensor | None) -> tuple[tf.Tensor, tf.Tensor]:
         kept_shape, early_shape = self._parts(self.event_shape)

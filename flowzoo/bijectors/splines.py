@@ -37,7 +37,7 @@ def bins(raw: tf.Tensor, length: float) -> tf.Tensor:
 
     A size is at least MIN_BIN of the length; equal numbers give equal bins. The numbers are damped first,
     so that a conditioner's step moves knots by little: the inverse of bins of very different sizes loses
-    digits. (The paper's experiments divide by the root of the conditioner's width.)
+    digits.
     """
     free = 1.0 - MIN_BIN * raw.shape[-1]
     return length * (MIN_BIN + free * tf.nn.softmax(DAMPING * raw, axis=-1))

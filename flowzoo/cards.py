@@ -53,6 +53,8 @@ def _measured(card: Mapping[str, Any], measured: Mapping[str, Any] | None) -> li
     if measured:
         metric, training = measured["metric"], measured["training"]
         lines.append(f"Measured:      {metric_text(metric)}")
+        if truth := measured.get("truth"):
+            lines.append(f"To the truth:  {truth_text(truth)}")
         lines.append(
             f"Training:      {training['epochs']} epochs, {training['seconds']:.0f} s on "
             f"{training['hardware']}, seed {training['seed']}"
@@ -66,6 +68,15 @@ def _measured(card: Mapping[str, Any], measured: Mapping[str, Any] | None) -> li
         lines.append(f"SHA-256:       {card['sha256']} (of SHA256SUMS)")
     lines.append(f"Licence:       {card['licence']} (weights)")
     return lines
+
+
+def truth_text(truth: Mapping[str, Any]) -> str:
+    """Return in words how far a flow in the plane is from the known density."""
+    return (
+        f"KL(truth || flow) {truth['kl']:.4f} nats, integral of the flow's density {truth['mass']:.5f} "
+        f"(quadrature of {truth['cells']} x {truth['cells']} cells; entropy of the truth "
+        f"{truth['entropy']:.4f} nats)"
+    )
 
 
 def metric_text(metric: Mapping[str, Any]) -> str:

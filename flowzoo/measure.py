@@ -13,6 +13,10 @@ import tensorflow as tf
 from flowzoo.config import EntryConfig
 from flowzoo.data import Source
 
+# What a published flow may err by; continuous data in units of their spread.
+LARGEST_ROUND_TRIP = 1e-3
+LARGEST_MASS_ERROR = 1e-3
+
 
 def conditional(config: EntryConfig) -> bool:
     """Say whether the entry's model takes the condition of its data."""
@@ -44,6 +48,32 @@ def round_trip(model: Any, source: Source, config: EntryConfig) -> dict[str, flo
     back = np.asarray(model.from_latent(model.to_latent(x, condition), condition), "float64")
     spread = 1.0 if model.discrete else float(np.asarray(x, "float64").std()) or 1.0
     return {"largest_error": float(np.max(np.abs(back - x)) / spread), "num_examples": len(x)}
+
+
+def check_published(name: str, card: dict[str, Any]) -> None:
+    """Refuse a flow that is no flow: one that does not invert, or whose density does not integrate to 1.
+
+    Args:
+        name: of the entry.
+        card: with "round_trip", the unit of "metric" and, for a plane density whose truth is known, "truth".
+
+    Raises:
+        FloatingPointError: the round trip errs by half a value of discrete data or by `LARGEST_ROUND_TRIP` of
+            the data's spread, or the density's integral differs from 1 by more than `LARGEST_MASS_ERROR`.
+    """
+    error = card["round_trip"]["largest_error"]
+    allowed = 0.5 if card["metric"]["unit"] == "bits_per_dim" else LARGEST_ROUND_TRIP
+    if not error < allowed:
+        raise FloatingPointError(
+            f"{name}: data to latent to data errs by {error:.3g}, and {allowed:g} is allowed: the trained "
+            f"flow does not invert. Nothing was written; a smaller learning rate or clip_norm may do."
+        )
+    mass = card.get("truth", {}).get("mass", 1.0)
+    if not abs(mass - 1) <= LARGEST_MASS_ERROR:
+        raise FloatingPointError(
+            f"{name}: the density integrates to {mass:.6f}, and 1 within {LARGEST_MASS_ERROR:g} is asked: "
+            f"the flow is no density, or so sharp that the quadrature misses it. Nothing was written."
+        )
 
 
 def hardware() -> str:

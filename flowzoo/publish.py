@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from flowzoo import measure, plots, registry, weights, zoo
+from flowzoo import measure, plots, quadrature, registry, weights, zoo
 from flowzoo.config import DataConfig, EntryConfig, TrainingConfig
 from flowzoo.data import Source, open_source, source_info
 from flowzoo.errors import DataError
@@ -87,7 +87,8 @@ def train(
         MissingDataError: the data are not here; the message says where to get them and where to put them.
         FileExistsError: there is an earlier result and `overwrite` is False.
         OSError: the result cannot be written.
-        FloatingPointError: the loss became NaN.
+        FloatingPointError: the loss became NaN, or the trained flow is not fit to be published (see
+            `flowzoo.measure.check_published`).
     """
     config = registry.get_config(name)
     recipe = _recipe(config.training, epochs, seed)
@@ -156,6 +157,9 @@ def publish(
 
     What is measured, exported and compared later are the weights as stored: in half precision if the
     config says so. The card gives the metric of the float32 weights beside it.
+
+    Raises:
+        FloatingPointError: data to latent to data is off, or a density in the plane does not integrate to 1.
     """
     dtype = config.weights.dtype
     with staged_folder(target, overwrite=overwrite) as folder:
@@ -167,6 +171,7 @@ def publish(
             model.set_weights([a.astype(w.dtype) for a, w in zip(arrays, model.weights, strict=True)])
         stored = full if dtype == "float32" else measure.score(model, sources["test"], config, limit)
         card = _card(config, recipe, trained, model, sources, full, stored, limit)
+        measure.check_published(config.name, card)
         (folder / "card.json").write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
         _write_golden(model, sources["test"], config, folder / "golden.npz")
         _draw(model, folder / "samples.png")
@@ -198,6 +203,7 @@ def _card(
 ) -> dict[str, Any]:
     scale = 1 / (model.event_size * math.log(2)) if config.card.metric == "bits_per_dim" else 1.0
     train_source = sources["train"]
+    known = quadrature.applies(model, sources["test"])
     snapshot = config.model_dump(mode="json")
     snapshot["weights"].pop("sha256")  # a hash of what holds it cannot be in it
     snapshot["model"]["event_shape"] = list(model.event_shape)
@@ -215,6 +221,7 @@ def _card(
             "value_in_float32": full["nats"] * scale,
         },
         "round_trip": measure.round_trip(model, sources["test"], config),
+        **({"truth": quadrature.divergence(model, sources["test"])} if known else {}),
         "weights_dtype": config.weights.dtype,
         "data": {
             "source": train_source.name,

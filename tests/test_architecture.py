@@ -29,7 +29,7 @@ STAGES = (
     {"layers"},
     {"distributions"},
     {"models"},
-    {"measure"},
+    {"measure", "quadrature"},
     {"training"},
     {"weights", "download", "manifest"},
     {"exporting"},

@@ -118,6 +118,8 @@ def zoo_rows() -> dict[str, str]:
             metric = card["metric"]
             parameters = f"{card['parameters']:,}"
             measured = f"{metric['value']:.3f} ± {metric['standard_error']:.1g} {UNITS[metric['unit']]}"
+            if "truth" in card:
+                measured += f", KL to the truth {card['truth']['kl']:.3f}"
         figures = [f"{figure.value:g} {UNITS[figure.unit]}" for figure in config.card.published]
         rows[name] = f"| `{name}` | {parameters} | {measured} | {', '.join(figures) or '-'} |"
     return rows

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
@@ -47,6 +48,8 @@ class Source:
         num_classes: For conditions that are labels, how many there are, else None.
         licence: The licence of the data.
         origin: Who made the data, or which file it is.
+        log_density: For data that are made, the density they are drawn from: points `[N, *event_shape]` to
+            nats `[N]`, whatever their condition. None where it is not known.
     """
 
     x: np.ndarray | Examples | tf.data.Dataset
@@ -57,6 +60,7 @@ class Source:
     num_classes: int | None = None
     licence: str = ""
     origin: str = ""
+    log_density: Callable[[np.ndarray], np.ndarray] | None = None
 
     def __post_init__(self) -> None:
         """Checks everything that can be checked without looking at the values."""

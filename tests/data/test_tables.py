@@ -268,6 +268,26 @@ def test_adbench_with_anomalies(adbench):
     assert not open_source("adbench", "train", **options).condition.any()
 
 
+def test_adbench_dequantized(tmp_path):
+    rng = np.random.RandomState(0)
+    x = np.stack([rng.randint(0, 50, 400), rng.randint(0, 9, 400) / 4], axis=-1)
+    np.savez(tmp_path / "1_rounded.npz", X=x, y=np.zeros(400, int))
+    options = {"dataset": "rounded", "data_dir": tmp_path}
+    for split in SPLITS:
+        plain = open_source("adbench", split, **options).x
+        noisy = open_source("adbench", split, dequantize=True, **options).x
+        noise = (noisy - plain) / [1, 0.25]
+        assert noise.min() >= 0 and noise.max() < 1 + 1e-4
+        assert abs(noise.mean() - 0.5) < 0.1
+        np.testing.assert_array_equal(open_source("adbench", split, dequantize=True, **options).x, noisy)
+
+
+def test_adbench_cannot_dequantize_a_constant(tmp_path):
+    np.savez(tmp_path / "1_flat.npz", X=np.stack([np.arange(40.0), np.ones(40)], -1), y=np.zeros(40, int))
+    with pytest.raises(DataError, match=r"columns \[1\] hold one value"):
+        open_source("adbench", dataset="flat", data_dir=tmp_path, dequantize=True)
+
+
 def test_adbench_missing_or_wrong(adbench):
     with pytest.raises(MissingDataError, match="Did you mean 'toy_set'.*Minqi824"):
         open_source("adbench", dataset="toy_sett", data_dir=adbench)

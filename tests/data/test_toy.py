@@ -77,3 +77,44 @@ def test_pinwheel():
 
 def _unit(angle):
     return np.stack([np.cos(angle), np.sin(angle)], axis=-1)
+
+
+def _grid(source) -> tuple[np.ndarray, float]:
+    """Return the centres of 200 by 200 cells that the edges of the board do not cut, and a cell's area."""
+    low, high = np.floor(source.x.min(axis=0) - 0.5), np.ceil(source.x.max(axis=0) + 0.5)
+    axes = [a + (b - a) * (np.arange(200) + 0.5) / 200 for a, b in zip(low, high, strict=True)]
+    cell = float(np.prod((high - low) / 200))
+    return np.stack(np.meshgrid(*axes), axis=-1).reshape(-1, 2), cell
+
+
+@pytest.mark.parametrize("name", list_sources("toy"))
+def test_the_density_is_that_of_the_points(name):
+    source = open_source(name, num_examples=20000)
+    points, cell = _grid(source)
+    log_p = source.log_density(points)
+    p = np.exp(log_p) * cell
+    assert abs(p.sum() - 1) < 1e-3
+    # The mean of log p over the points is the negative entropy: a density of other points would miss it.
+    entropy = -np.sum(p[p > 0] * log_p[p > 0]) / p.sum()
+    score = -source.log_density(source.x[:2000])
+    assert abs(score.mean() - entropy) < 5 * score.std() / np.sqrt(len(score)) + 0.01
+    # And so would the share of the points in each of 36 squares.
+    low, width = points.min(axis=0), np.ptp(points, axis=0) / 6
+    squares = [np.minimum((x - low) // width, 5).astype(int) @ [6, 1] for x in (points, source.x)]
+    shares = np.bincount(squares[0], p, 36), np.bincount(squares[1], minlength=36) / len(source.x)
+    np.testing.assert_allclose(shares[1], shares[0], atol=0.015)
+
+
+@pytest.mark.parametrize("name", ["moons", "eight_gaussians", "two_spirals"])
+def test_no_density_without_noise(name):
+    assert open_source(name, num_examples=10, noise=0.0).log_density is None
+
+
+def test_a_wrong_density_is_caught():
+    points = open_source("moons", num_examples=20000)
+    wrong = open_source("moons", noise=0.06).log_density
+    grid, cell = _grid(points)
+    p = np.exp(wrong(grid)) * cell
+    score = -wrong(points.x[:2000])
+    entropy = -np.sum(p * wrong(grid)) / p.sum()
+    assert abs(score.mean() - entropy) > 5 * score.std() / np.sqrt(len(score)) + 0.01

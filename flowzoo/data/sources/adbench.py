@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import zlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from flowzoo.data.files import missing, search_folders
 from flowzoo.data.npz import read_npz
 from flowzoo.data.options import Part, Seed
 from flowzoo.data.source import Source
-from flowzoo.data.splits import split_rows
+from flowzoo.data.splits import random_state, split_rows
 from flowzoo.data.tables import numbers
 from flowzoo.errors import DataError, near_matches
 
@@ -38,6 +39,7 @@ def adbench(
     dataset: str,
     data_dir: Path | None = None,
     anomalies: bool = False,
+    dequantize: bool = False,
     split_seed: Seed = 0,
     validation: Part = 0.1,
     test: Part = 0.1,
@@ -50,6 +52,10 @@ def adbench(
         data_dir: The folder of the NPZ files; by default the data folders and their `adbench/` are searched.
         anomalies: Whether the test split holds all anomalies as well, after its inliers. The condition is
             then y.
+        dequantize: Whether uniform noise is added, once and by `split_seed`, as wide as the smallest gap
+            between two values of its column. Rounded values have no density: without it a flow gains
+            likelihood without end by spikes on them. With it, log p + the sum of the columns' log gaps is, in
+            the mean, a lower bound on the log-probability of the table's own values.
         split_seed: Another seed gives another division.
         validation: The validation part of the inliers, a fraction or a number of rows.
         test: The test part of the inliers, likewise.
@@ -60,6 +66,8 @@ def adbench(
     y = y.reshape(-1)
     if x.ndim != 2 or len(x) != len(y) or not np.isin(y, (0, 1)).all():
         raise DataError(f"{path}: X must be [N, D] and y [N] of 0 and 1. Received: {x.shape} and {y.shape}")
+    if dequantize:
+        x = _dequantized(x, split_seed, str(path))
     inliers = np.flatnonzero(y == 0)
     division: dict[str, Any] = {"seed": split_seed, "validation": validation, "test": test}
     rows = inliers[split_rows(len(inliers), split, where=str(path), **division)]
@@ -68,6 +76,17 @@ def adbench(
     condition = y[rows].astype(np.int32) if anomalies else None
     classes = 2 if anomalies else None
     return Source(x=x[rows], condition=condition, num_classes=classes, origin=f"ADBench, {path.name}")
+
+
+def _dequantized(x: np.ndarray, seed: int, where: str) -> np.ndarray:
+    """Spread each value over its bin, the same way for every split."""
+    columns = [np.unique(column) for column in x.T.astype(np.float64)]
+    constant = [number for number, values in enumerate(columns) if len(values) < 2]
+    if constant:
+        raise DataError(f"{where}: the columns {constant} hold one value each: no gap to dequantize by.")
+    gaps = np.array([np.diff(values).min() for values in columns])
+    noise = random_state(seed, zlib.crc32(b"dequantize")).uniform(size=x.shape)
+    return (x + gaps * noise).astype(np.float32)
 
 
 def _find(dataset: str, folders: Iterable[Path]) -> Path:

@@ -1,15 +1,18 @@
 """Seeded distributions in the plane: the first thing to try a flow on, since the density can be drawn.
 
 The three splits are independent draws, each of `num_examples` points, from streams of their own of the seed.
+Each source knows its true density (`Source.log_density`), unless its points lie on a line for want of noise.
 """
 
 from __future__ import annotations
 
 import zlib
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import numpy as np
 
+from flowzoo.data import densities
 from flowzoo.data.catalog import register_source
 from flowzoo.data.options import Amount, Count, Seed
 from flowzoo.data.source import SPLITS, Source
@@ -22,9 +25,20 @@ def _random(name: str, split: str, seed: int) -> np.random.RandomState:
     return random_state(seed, SPLITS.index(split), zlib.crc32(name.encode()))
 
 
-def _points(x: np.ndarray, labels: np.ndarray | None = None, num_classes: int | None = None) -> Source:
+def _points(
+    x: np.ndarray,
+    log_density: densities.LogDensity | None,
+    labels: np.ndarray | None = None,
+    num_classes: int | None = None,
+) -> Source:
     condition = None if labels is None else labels.astype(np.int32)
-    return Source(x=x.astype(np.float32), condition=condition, num_classes=num_classes)
+    x = x.astype(np.float32)
+    return Source(x=x, condition=condition, num_classes=num_classes, log_density=log_density)
+
+
+def _noisy(curve: Callable[[np.ndarray], np.ndarray], noise: float) -> densities.LogDensity | None:
+    # Without noise the points lie on a line: there is no density.
+    return densities.noisy_curve(curve, noise) if noise else None
 
 
 def _polar(radius: np.ndarray, angle: np.ndarray) -> np.ndarray:
@@ -43,7 +57,12 @@ def moons(split: str, *, seed: Seed = 0, num_examples: Count = 10000, noise: Amo
     x = _polar(np.ones(num_examples), np.pi * random.uniform(size=num_examples))
     lower = np.array([1.0, 0.5]) - x
     x = np.where(label[:, None] == 0, x, lower)
-    return _points(x + noise * random.normal(size=x.shape), label, 2)
+    return _points(x + noise * random.normal(size=x.shape), _noisy(_both_moons, noise), label, 2)
+
+
+def _both_moons(u: np.ndarray) -> np.ndarray:
+    upper = _polar(np.ones(len(u)), np.pi * u)
+    return np.concatenate([upper, np.array([1.0, 0.5]) - upper])
 
 
 @_toy_source("circles", origin="Two circles with one centre.")
@@ -57,7 +76,12 @@ def circles(
     random = _random("circles", split, seed)
     label = random.randint(0, 2, num_examples)
     x = _polar(np.where(label == 0, 1.0, factor), random.uniform(0, 2 * np.pi, num_examples))
-    return _points(x + noise * random.normal(size=x.shape), label, 2)
+    curve = partial(_rings, radii=(1.0, factor))
+    return _points(x + noise * random.normal(size=x.shape), _noisy(curve, noise), label, 2)
+
+
+def _rings(u: np.ndarray, radii: Sequence[float]) -> np.ndarray:
+    return np.concatenate([_polar(np.full(len(u), radius), 2 * np.pi * u) for radius in radii])
 
 
 @_toy_source("checkerboard", origin="Every other square of a 4 by 4 board.")
@@ -69,7 +93,9 @@ def checkerboard(split: str, *, seed: Seed = 0, num_examples: Count = 10000) -> 
     random = _random("checkerboard", split, seed)
     column, half = random.randint(0, 4, num_examples), random.randint(0, 2, num_examples)
     corner = np.stack([column, 2 * half + column % 2], axis=-1)
-    return _points(2.0 * (corner + random.uniform(size=corner.shape)) - 4.0)
+    squares = np.array([[i, 2 * j + i % 2] for i in range(4) for j in range(2)])
+    density = densities.board(2.0 * squares - 4.0, 2.0)
+    return _points(2.0 * (corner + random.uniform(size=corner.shape)) - 4.0, density)
 
 
 @_toy_source("eight_gaussians", origin="A ring of eight Gaussians.")
@@ -83,7 +109,9 @@ def eight_gaussians(
     random = _random("eight_gaussians", split, seed)
     label = random.randint(0, 8, num_examples)
     x = _polar(np.full(num_examples, radius), label * (np.pi / 4))
-    return _points(x + noise * random.normal(size=x.shape), label, 8)
+    centres = _polar(np.full(8, radius), np.arange(8) * (np.pi / 4))
+    density = densities.gaussian_mixture(centres, noise) if noise else None
+    return _points(x + noise * random.normal(size=x.shape), density, label, 8)
 
 
 @_toy_source("pinwheel", origin="Five curved arms.")
@@ -108,7 +136,8 @@ def pinwheel(
     angle = 2 * np.pi * label / arms + rate * np.exp(x[:, 0])
     cos, sin = np.cos(angle), np.sin(angle)
     turned = np.stack([cos * x[:, 0] - sin * x[:, 1], sin * x[:, 0] + cos * x[:, 1]], axis=-1)
-    return _points(2.0 * turned, label, arms)
+    density = densities.bent_spokes(arms, radial, tangential, rate) if radial and tangential else None
+    return _points(2.0 * turned, density, label, arms)
 
 
 @_toy_source("two_spirals", origin="Two spirals wound into each other.")
@@ -124,7 +153,14 @@ def two_spirals(
     label = random.randint(0, 2, num_examples)
     way = np.sqrt(random.uniform(size=num_examples))
     x = _polar(3.0 * way, 2 * np.pi * turns * way) * (1 - 2 * label[:, None])
-    return _points(x + noise * random.normal(size=x.shape), label, 2)
+    density = _noisy(partial(_both_spirals, turns=turns), noise)
+    return _points(x + noise * random.normal(size=x.shape), density, label, 2)
+
+
+def _both_spirals(u: np.ndarray, turns: float) -> np.ndarray:
+    way = np.sqrt(u)
+    one = _polar(3.0 * way, 2 * np.pi * turns * way)
+    return np.concatenate([one, -one])
 
 
 @_toy_source("rings", origin="Four rings with one centre.")
@@ -139,7 +175,8 @@ def rings(
     random = _random("rings", split, seed)
     label = random.randint(0, count, num_examples)
     x = _polar(3.0 * (label + 1) / count, random.uniform(0, 2 * np.pi, num_examples))
-    return _points(x + noise * random.normal(size=x.shape), label, count)
+    curve = partial(_rings, radii=[3.0 * (k + 1) / count for k in range(count)])
+    return _points(x + noise * random.normal(size=x.shape), _noisy(curve, noise), label, count)
 
 
 @_toy_source("swiss_roll", origin="A rolled-up line.")
@@ -151,4 +188,9 @@ def swiss_roll(split: str, *, seed: Seed = 0, num_examples: Count = 10000, noise
     random = _random("swiss_roll", split, seed)
     angle = np.pi * (1.5 + 3.0 * random.uniform(size=num_examples))
     x = _polar(angle / 5.0, angle)
-    return _points(x + noise * random.normal(size=x.shape))
+    return _points(x + noise * random.normal(size=x.shape), _noisy(_roll, noise))
+
+
+def _roll(u: np.ndarray) -> np.ndarray:
+    angle = np.pi * (1.5 + 3.0 * u)
+    return _polar(angle / 5.0, angle)

@@ -1,0 +1,73 @@
+"""The distance of a flow in the plane from the known truth, and what is refused at publishing."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import flowzoo
+from flowzoo import measure, quadrature, registry
+from flowzoo.data import Source, open_source
+from flowzoo.data.densities import gaussian_mixture
+from flowzoo.layers import ActNorm, DiagonalScaling
+from flowzoo.models import Flow
+
+
+def normal_source(mean: float, sd: float) -> Source:
+    rng = np.random.default_rng(0)
+    x = (mean + sd * rng.normal(size=(4000, 2))).astype("float32")
+    return Source(x=x, name="normal", log_density=gaussian_mixture(np.array([[mean, mean]]), sd))
+
+
+def normal_flow() -> Flow:
+    flow = Flow([DiagonalScaling()], event_shape=(2,))
+    flow.trainable_weights[0].assign([0.0, 0.0])
+    return flow
+
+
+def test_the_divergence_of_two_normals() -> None:
+    mean, sd = 0.3, 0.8
+    found = quadrature.divergence(normal_flow(), normal_source(mean, sd), cells=200)
+    # KL(N(m, s^2) || N(0, 1)) for each of the two entries, in closed form.
+    assert found["kl"] == pytest.approx(2 * (-np.log(sd) + (sd**2 + mean**2 - 1) / 2), abs=1e-4)
+    assert found["entropy"] == pytest.approx(np.log(2 * np.pi * np.e * sd**2), abs=1e-4)
+    assert found["mass"] == pytest.approx(1, abs=1e-4) and found["true_mass"] == pytest.approx(1, abs=1e-6)
+
+
+def test_no_divergence_without_a_truth_or_in_more_dimensions() -> None:
+    unknown = Source(x=np.zeros((4, 2), "float32"))
+    with pytest.raises(ValueError, match="of known density"):
+        quadrature.divergence(normal_flow(), unknown)
+    with pytest.raises(ValueError, match=r"event_shape=\(3,\)"):
+        quadrature.divergence(Flow([ActNorm()], event_shape=(3,)), open_source("moons", num_examples=10))
+
+
+def test_what_does_not_invert_or_integrate_is_not_published() -> None:
+    good = {"round_trip": {"largest_error": 1e-5}, "metric": {"unit": "nats"}, "truth": {"mass": 1.0004}}
+    measure.check_published("x_y", good)
+    with pytest.raises(FloatingPointError, match="does not invert"):
+        measure.check_published("x_y", {**good, "round_trip": {"largest_error": 0.02}})
+    with pytest.raises(FloatingPointError, match="does not invert"):
+        measure.check_published("x_y", {**good, "round_trip": {"largest_error": float("nan")}})
+    with pytest.raises(FloatingPointError, match="integrates to 1.01"):
+        measure.check_published("x_y", {**good, "truth": {"mass": 1.01}})
+    with pytest.raises(FloatingPointError, match="integrates to nan"):
+        measure.check_published("x_y", {**good, "truth": {"mass": float("nan")}})
+
+
+PLANE = [
+    name
+    for name in flowzoo.list_models(pretrained=True)
+    if quadrature.applies(flowzoo.build(name), open_source("moons", num_examples=10))
+]
+
+
+@pytest.mark.parametrize("name", PLANE)
+def test_trained_densities_in_the_plane_integrate_to_one(name: str) -> None:
+    entry = registry.get_config(name)
+    source = open_source(entry.data.source, "test", **{**entry.data.options, "num_examples": 5000})
+    found = quadrature.divergence(flowzoo.load(name), source, cells=250)
+    assert found["mass"] == pytest.approx(1, abs=3e-3)  # a coarser grid than that of the card
+    assert 0 <= found["kl"] < 0.2
+    truth = flowzoo.info(name).to_dict()["measured"].get("truth")
+    assert truth is None or abs(truth["mass"] - 1) < 1e-3

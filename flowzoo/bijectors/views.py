@@ -139,9 +139,10 @@ class FlowDistribution(tfd.Distribution):
         self._condition = None if condition is None else tf.convert_to_tensor(condition)
         dtype = tf.as_dtype(flow.compute_dtype)
         full = tfd.FULLY_REPARAMETERIZED
+        smooth = flow.base.reparameterized and not flow.discrete
         super().__init__(
             dtype=dtype,
-            reparameterization_type=tfd.NOT_REPARAMETERIZED if flow.discrete else full,
+            reparameterization_type=full if smooth else tfd.NOT_REPARAMETERIZED,
             validate_args=False,
             allow_nan_stats=True,
             parameters=parameters,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import keras
 import tensorflow as tf
@@ -18,6 +18,8 @@ tfd = tfp.distributions
 @keras.saving.register_keras_serializable("flowzoo")
 class Normal(BaseDistribution):
     """Independent standard normal entries; at temperature T their standard deviation is T."""
+
+    kind: ClassVar[str | None] = "normal"
 
     def log_prob(self, z: tf.Tensor, condition: tf.Tensor | None = None) -> tf.Tensor:
         """Return the sum of -(z^2 + log 2 pi) / 2 over the event, [batch]."""
@@ -40,6 +42,8 @@ class Logistic(BaseDistribution):
         Dinh et al., NICE (2014), https://arxiv.org/abs/1410.8516, section 3.4.
     """
 
+    kind: ClassVar[str | None] = "logistic"
+
     def log_prob(self, z: tf.Tensor, condition: tf.Tensor | None = None) -> tf.Tensor:
         """Return the sum of -z - 2 log(1 + exp(-z)) over the event, [batch]."""
         zero, one = tf.zeros((), z.dtype), tf.ones((), z.dtype)
@@ -50,10 +54,5 @@ class Logistic(BaseDistribution):
     ) -> tf.Tensor:
         """Draw latents of `shape`."""
         dtype = self.compute_dtype
-        uniform = random.uniform(shape, seed, dtype)
-        # Philox gives multiples of 2^-23: half a step keeps both ends of the interval finite.
-        uniform = uniform * (1 - 2.0**-23) + 2.0**-24
+        uniform = random.open_uniform(shape, seed, dtype)
         return (tf.math.log(uniform) - tf.math.log1p(-uniform)) * tf.cast(temperature, dtype)
-
-
-BY_NAME = {"normal": Normal, "logistic": Logistic}

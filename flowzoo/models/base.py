@@ -13,6 +13,7 @@ import tensorflow as tf
 from flowzoo import random
 from flowzoo.bijectors import FlowBijector, FlowDistribution
 from flowzoo.distributions import BaseDistribution, make_base
+from flowzoo.distributions.making import base_argument
 from flowzoo.layers.base import FlowLayer, Shape, event_size, flow_dtype
 from flowzoo.layers.chain import Chain
 from flowzoo.layers.preprocessing import Dequantize
@@ -43,7 +44,8 @@ class Flow(Trainable, keras.Model):
         event_shape: shape of one example.
         condition_shape: shape of one condition; None for an unconditional flow.
         num_classes: number of classes, where the condition is a class label; `condition_shape` is then ().
-        base: "normal", "logistic" or a `flowzoo.distributions.BaseDistribution`.
+        base: a name ("normal", "student_t" ...), a name with arguments ({"name": "mixture",
+            "components": 5}), or a `flowzoo.distributions.BaseDistribution`.
         name: of the model.
         family_arguments: what a family's constructor was given besides shapes and name; a family is
             saved by these instead of by its layers.
@@ -70,7 +72,7 @@ class Flow(Trainable, keras.Model):
         event_shape: Shape,
         condition_shape: Shape | None = None,
         num_classes: int | None = None,
-        base: BaseDistribution | str = "normal",
+        base: BaseDistribution | dict[str, Any] | str = "normal",
         name: str | None = None,
         family_arguments: dict[str, Any] | None = None,
         **kwargs: Any,
@@ -86,10 +88,12 @@ class Flow(Trainable, keras.Model):
         self.condition_shape, inner = condition_shapes(condition_shape, num_classes)
         self.chain.build_for(self.event_shape, inner)
         self.latent_shape = self.chain.latent_shape
-        self.base.build((None, *self.latent_shape))
+        self.base.build_for(self.latent_shape)
         last = self.chain.chained[-1] if self.chain.chained else None
         self.num_values = last.num_values if isinstance(last, Dequantize) else None
-        self._family_arguments = json.dumps(family_arguments) if family_arguments is not None else None
+        self._family_arguments = (
+            json.dumps(family_arguments, default=base_argument) if family_arguments is not None else None
+        )
         self._graphs = Graphs(self)
         self.built = True
 
@@ -215,7 +219,8 @@ class Flow(Trainable, keras.Model):
         Args:
             n: number of samples, an integer of at least 0.
             condition: [n, *condition_shape], or one for all.
-            temperature: spread of the base, above 0; below 1 gives likelier and less varied samples.
+            temperature: spread of the base, above 0; below 1 gives likelier and less varied samples. What
+                it means is the base's (`model.base`); a uniform base takes 1 alone.
             seed: an integer or an int32 pair; None draws afresh at each call.
 
         Returns:
@@ -239,6 +244,7 @@ class Flow(Trainable, keras.Model):
     def _draw_arguments(self, n: Any, condition: Any, temperature: Any, seed: Any) -> tuple[Any, ...]:
         n = checks.number_of_samples(n)
         temperature = checks.temperature(temperature, self.compute_dtype)
+        self.base.check_temperature(temperature)
         return n, checks.condition(self, condition, n), temperature, random.as_seed(seed)
 
     def to_latent(self, x: Any, condition: Any = None) -> tf.Tensor:

@@ -41,7 +41,7 @@ class Glow(Flow):
         activation: of the hidden layers.
         log_scale_bound: largest absolute log-scale of a coupling.
         split_prior: "learned" as in the paper's code, or "none".
-        base: "normal" or "logistic".
+        base: as `Flow`: "normal", {"name": "mixture", "components": 5} ...
         preprocessing: see `flowzoo.models.preprocessing`.
         num_values: number of values of discrete data; None if continuous; "auto": 256 for images.
         alpha: of the logit.
@@ -69,7 +69,7 @@ class Glow(Flow):
         activation: str = "relu",
         log_scale_bound: float = 2.0,
         split_prior: str = "learned",
-        base: str = "normal",
+        base: Any = "normal",
         preprocessing: str = "auto",
         num_values: int | str | None = "auto",
         alpha: float = 0.05,

@@ -39,7 +39,7 @@ class IAF(Flow):
         num_bins: bins of each spline.
         tail_bound: the splines act on [-tail_bound, tail_bound].
         tolerance: of the density, see `flowzoo.layers.MaskedAutoregressive`; 0 is exact.
-        base: "normal" or "logistic".
+        base: as `Flow`: "normal", {"name": "mixture", "components": 5} ...
         preprocessing: see `flowzoo.models.preprocessing`.
         num_values: number of values of discrete data; None if continuous; "auto": 256 for images.
         alpha: of the logit.
@@ -70,7 +70,7 @@ class IAF(Flow):
         num_bins: int = 8,
         tail_bound: float = 3.0,
         tolerance: float = 0.0,
-        base: str = "normal",
+        base: Any = "normal",
         preprocessing: str = "auto",
         num_values: int | str | None = "auto",
         alpha: float = 1e-6,

@@ -36,7 +36,7 @@ class MAF(Flow):
         activation: of the hidden layers.
         order: "reverse" the entries from one layer to the next (as in the paper) or "random".
         log_scale_bound: largest absolute log-scale, if affine.
-        base: "normal" or "logistic".
+        base: as `Flow`: "normal", {"name": "mixture", "components": 5} ...
         preprocessing: see `flowzoo.models.preprocessing`.
         num_values: number of values of discrete data; None if continuous; "auto": 256 for images.
         alpha: of the logit.
@@ -67,7 +67,7 @@ class MAF(Flow):
         activation: str = "relu",
         order: str = "reverse",
         log_scale_bound: float = 2.0,
-        base: str = "normal",
+        base: Any = "normal",
         preprocessing: str = "auto",
         num_values: int | str | None = "auto",
         alpha: float = 1e-6,

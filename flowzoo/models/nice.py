@@ -31,7 +31,7 @@ class NICE(Flow):
         num_couplings: additive couplings; at least 3 let every entry influence every other.
         hidden_units: hidden layers of each network.
         activation: of the hidden layers.
-        base: "logistic" (as in the paper) or "normal".
+        base: "logistic" (as in the paper) or what else `Flow` takes.
         preprocessing: see `flowzoo.models.preprocessing`; "auto" is "unit" for discrete data here, as
             in the paper, and "standardize" for continuous data.
         num_values: number of values of discrete data; None if continuous; "auto": 256 for images.
@@ -53,7 +53,7 @@ class NICE(Flow):
         num_couplings: int = 4,
         hidden_units: Sequence[int] = (256, 256),
         activation: str = "relu",
-        base: str = "logistic",
+        base: Any = "logistic",
         preprocessing: str = "auto",
         num_values: int | str | None = "auto",
         **kwargs: Any,

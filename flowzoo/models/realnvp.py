@@ -40,7 +40,7 @@ class RealNVP(Flow):
         activation: of the hidden layers.
         log_scale_bound: largest absolute log-scale.
         split_prior: "none" as in the paper, or "learned" as in Glow.
-        base: "normal" or "logistic".
+        base: as `Flow`: "normal", {"name": "mixture", "components": 5} ...
         preprocessing: see `flowzoo.models.preprocessing`.
         num_values: number of values of discrete data; None if continuous; "auto": 256 for images.
         alpha: of the logit.
@@ -72,7 +72,7 @@ class RealNVP(Flow):
         activation: str = "relu",
         log_scale_bound: float = 2.0,
         split_prior: str = "none",
-        base: str = "normal",
+        base: Any = "normal",
         preprocessing: str = "auto",
         num_values: int | str | None = "auto",
         alpha: float = 0.05,

@@ -32,6 +32,7 @@ class Graphs:
             "n": tf.TensorSpec([], tf.int32),
             "temperature": tf.TensorSpec([], dtype),
             "seed": tf.TensorSpec([2], tf.int32),
+            "guidance": tf.TensorSpec([], dtype),
         }
         inner = flow.chain.condition_shape
         if inner is not None:

@@ -4,11 +4,13 @@ from flowzoo.networks.base import Conditioner
 from flowzoo.networks.convnet import ConvResNet
 from flowzoo.networks.made import MADE, MaskedDense
 from flowzoo.networks.mlp import MLP, ResidualMLP
+from flowzoo.networks.transformer import CausalTransformer
 from flowzoo.networks.velocity import ConcatSquash, ConvConcatSquash, TimeMLP, Velocity
 
 __all__ = [
     "MADE",
     "MLP",
+    "CausalTransformer",
     "ConcatSquash",
     "Conditioner",
     "ConvConcatSquash",

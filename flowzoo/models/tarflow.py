@@ -1,0 +1,195 @@
+"""TarFlow: transformer autoregressive blocks in alternating order over patches."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import keras
+import tensorflow as tf
+
+from flowzoo import random
+from flowzoo.layers.actnorm import ActNorm
+from flowzoo.layers.base import FlowLayer, Shape
+from flowzoo.layers.noise import GaussianNoise
+from flowzoo.layers.patchify import Patchify
+from flowzoo.layers.preprocessing import Dequantize
+from flowzoo.layers.transformer_autoregressive import TransformerAutoregressive
+from flowzoo.models import feeding
+from flowzoo.models.tarflow_arguments import (
+    checked_denoise,
+    checked_dropout,
+    checked_guidance,
+    data_layers,
+    default_patch_size,
+)
+from flowzoo.models.tarflow_sampling import _Sampling
+from flowzoo.models.trainable import _TEST_STREAM, weighted_mean
+from flowzoo.networks.transformer import CausalTransformer
+
+# Which conditions are left out in training must not depend on the noise of dequantisation.
+_DROPOUT_STREAM = 0xD20
+
+
+@keras.saving.register_keras_serializable("flowzoo")
+class TarFlow(_Sampling):
+    """Transformer autoregressive flow: for images (as patches), vectors and sequences [length, channels].
+
+    `num_blocks` layers z_t = (x_t - mu_t) exp(-alpha_t) over T tokens, whose mu and alpha a causal
+    transformer gives from the tokens before t; the order of the tokens is reversed from one block to the
+    next. A density costs one pass of each transformer, all tokens at once. A sample takes T steps of one
+    token in each block, one after another, with cached keys and values: about as many operations as one
+    pass, not T times as many.
+
+    What log_prob is: by default the density of the user's own data; of whole numbers, through uniform
+    dequantisation, a bound on their log-probability, with bits per dimension. With `noise_std` above 0 the
+    flow is trained on data with Gaussian noise, in the data's own units, drawn anew at each step from the
+    example and the seed. Images are then continuous values in the scale of the pixels: samples are floats,
+    and there are no bits per dimension. log_prob is then the density of noisy data, at the x that it is
+    given: it adds no noise itself, and says little of clean data. `fit` and `evaluate` add the noise.
+
+    Denoising: samples of a flow with noise are noisy. `denoise` moves them to the expectation of the clean
+    data under the model, x + noise_std^2 d log p(x) / dx (Tweedie's formula): one more pass and its gradient.
+
+    Guidance: with `condition_dropout` that share of the examples goes without its condition in training.
+    Sampling with guidance w then takes mu = (1 + w) mu(condition) - w mu(none), and the same for alpha, in
+    each block, at the cost of two passes. log_prob, `to_latent`, `from_latent` and `distribution` are always
+    those of the model without guidance and denoising: what is sampled with them has no density here.
+
+    Args:
+        event_shape: shape of one example: an image, a vector, or [length, channels].
+        condition_shape: shape of one condition, a vector, or None; images are not taken.
+        num_classes: number of classes, where the condition is a class label.
+        num_blocks: autoregressive layers.
+        layers_per_block: transformer blocks in each.
+        hidden_size: width of the transformers.
+        heads: attention heads, which divide `hidden_size`.
+        expansion: width of each perceptron's hidden layer, in widths of the transformer.
+        patch_size: entries a side of a patch, which divides height and width (or the length). None: for
+            images the largest of 4, 2 and 1 that divides both and leaves 16 tokens, else 1.
+        activation: of the perceptrons.
+        log_scale_bound: largest absolute alpha.
+        condition_dropout: share of the examples whose condition is left out in training, in [0, 1).
+        guidance: w of `sample`, unless it is given another, and of exports; 0 is the conditional model.
+        noise_std: standard deviation of the noise of training, in the units of the data; 0: none.
+        denoise: whether `sample`, unless it is told, and exports denoise.
+        base: "normal" or "logistic".
+        preprocessing: see `flowzoo.models.preprocessing`; with noise "standardize" or "none".
+        num_values: number of values of discrete data; None if continuous; "auto": 256 for images
+            (continuous with noise).
+        alpha: of the logit.
+        **kwargs: of `Flow` (name, dtype).
+
+    Raises:
+        ValueError: a patch size that does not divide the event, an image as condition, guidance without
+            `condition_dropout`, dropout without a condition, denoising without noise, noise with discrete
+            data.
+
+    References:
+        Zhai et al., Normalizing Flows are Capable Generative Models (2024),
+        https://arxiv.org/abs/2412.06329, section 2 (equations 5 and 6: log-determinant and loss); Efron,
+        Tweedie's Formula and Selection Bias (2011), https://doi.org/10.1198/jasa.2011.tm11181.
+    """
+
+    family: ClassVar[str | None] = "tarflow"
+    small: ClassVar[dict[str, Any]] = {
+        "num_blocks": 2,
+        "layers_per_block": 1,
+        "hidden_size": 16,
+        "heads": 2,
+        "expansion": 2,
+    }
+
+    def __init__(
+        self,
+        event_shape: Shape,
+        condition_shape: Shape | None = None,
+        num_classes: int | None = None,
+        num_blocks: int = 8,
+        layers_per_block: int = 2,
+        hidden_size: int = 256,
+        heads: int = 4,
+        expansion: int = 4,
+        patch_size: int | None = None,
+        activation: str = "gelu",
+        log_scale_bound: float = 2.0,
+        condition_dropout: float = 0.0,
+        guidance: float = 0.0,
+        noise_std: float = 0.0,
+        denoise: bool = False,
+        base: str = "normal",
+        preprocessing: str = "auto",
+        num_values: int | str | None = "auto",
+        alpha: float = 0.05,
+        **kwargs: Any,
+    ) -> None:
+        patch_size = patch_size or default_patch_size(event_shape)
+        arguments = {
+            "num_blocks": num_blocks,
+            "layers_per_block": layers_per_block,
+            "hidden_size": hidden_size,
+            "heads": heads,
+            "expansion": expansion,
+            "patch_size": patch_size,
+            "activation": activation,
+            "log_scale_bound": log_scale_bound,
+            "condition_dropout": condition_dropout,
+            "guidance": guidance,
+            "noise_std": noise_std,
+            "denoise": denoise,
+            "base": base,
+            "preprocessing": preprocessing,
+            "num_values": num_values,
+            "alpha": alpha,
+        }
+        self.condition_dropout = checked_dropout(condition_dropout, condition_shape, num_classes)
+        self.guidance = checked_guidance(guidance, self.condition_dropout)
+        near_data = data_layers(preprocessing, event_shape, num_values, alpha, noise_std)
+        self.noise_std = float(noise_std)
+        self.denoises = checked_denoise(denoise, self.noise_std)
+        if num_blocks < 1:
+            raise ValueError(f"num_blocks takes an integer of at least 1. Received: {num_blocks!r}")
+        layers: list[FlowLayer] = []
+        for i in range(num_blocks):
+            network = CausalTransformer(hidden_size, layers_per_block, heads, expansion, activation)
+            layers.append(TransformerAutoregressive(network, bool(i % 2), log_scale_bound))
+        if len(event_shape) == 3:
+            layers.append(ActNorm())  # the logit of pixels is far from unit variance
+        layers += [Patchify(patch_size), *near_data]
+        super().__init__(
+            layers, event_shape, condition_shape, num_classes, base=base, family_arguments=arguments, **kwargs
+        )
+
+    # -- training -----------------------------------------------------------------------------------
+
+    def _noisy_log_prob(
+        self, x: tf.Tensor, condition: tf.Tensor | None, seed: tf.Tensor, keep: tf.Tensor | None = None
+    ) -> tf.Tensor:
+        """Return log p of x with the noise of training, without the condition where `keep` is False."""
+        total = tf.zeros(tf.shape(x)[:1], x.dtype)
+        for layer in reversed(self.chain.chained):
+            if isinstance(layer, Dequantize | GaussianNoise):
+                x, log_det = layer.noisy_inverse(x, seed)
+            elif keep is not None and isinstance(layer, TransformerAutoregressive):
+                x, log_det = layer.dropped_inverse(x, condition, keep)
+            else:
+                x, log_det = layer.flow_inverse(x, condition)
+            total += log_det
+        return self.base.log_prob(x, condition) + total
+
+    def training_loss(
+        self, x: tf.Tensor, condition: tf.Tensor | None, weight: tf.Tensor | None, seed: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """Return the mean of -log p of noisy data, some without their condition, and that of each example."""
+        keep = None
+        if self.condition_dropout:
+            keys = random.example_keys(x)[:, None]
+            uniform = random.example_uniform(keys, random.fold_in(seed, _DROPOUT_STREAM))
+            keep = uniform[:, 0] >= self.condition_dropout
+        nats = -self._noisy_log_prob(x, condition, seed, keep)
+        return weighted_mean(nats, weight), nats
+
+    def test_step(self, data: Any) -> dict[str, tf.Tensor]:
+        """Score a batch, with the noise of training and all conditions."""
+        x, condition, weight = feeding.unpack(self, data)
+        nats = -self._noisy_log_prob(x, condition, self._noise_seed(_TEST_STREAM, 0))
+        return self._report(nats, weight)

@@ -41,10 +41,17 @@ def score(model: Any, source: Source, config: EntryConfig, limit: int | None) ->
     return {"nats": float(nats.mean()), "standard_error": error, "num_examples": len(nats)}
 
 
-def round_trip(model: Any, source: Source, config: EntryConfig) -> dict[str, float]:
-    """Return the largest error of data to latent to data: of the pixels, or relative to the data's spread."""
-    x, condition = source.head(64)
-    condition = condition if conditional(config) else None
+def round_trip(model: Any, source: Source, with_condition: bool, num: int = 64) -> dict[str, float]:
+    """Return the largest error of data to latent to data: of the pixels, or relative to the data's spread.
+
+    Args:
+        model: the flow.
+        source: the first `num` examples of it are taken there and back.
+        with_condition: whether the source's conditions are given to the flow.
+        num: how many examples.
+    """
+    x, condition = source.head(num)
+    condition = condition if with_condition else None
     back = np.asarray(model.from_latent(model.to_latent(x, condition), condition), "float64")
     spread = 1.0 if model.discrete else float(np.asarray(x, "float64").std()) or 1.0
     return {"largest_error": float(np.max(np.abs(back - x)) / spread), "num_examples": len(x)}

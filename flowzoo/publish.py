@@ -220,7 +220,7 @@ def _card(
             "seed": 0,
             "value_in_float32": full["nats"] * scale,
         },
-        "round_trip": measure.round_trip(model, sources["test"], config),
+        "round_trip": measure.round_trip(model, sources["test"], measure.conditional(config)),
         **({"truth": quadrature.divergence(model, sources["test"])} if known else {}),
         "weights_dtype": config.weights.dtype,
         "data": {

@@ -10,6 +10,9 @@ from typing import Any
 import keras
 import numpy as np
 
+from flowzoo.data import Source
+from flowzoo.measure import LARGEST_ROUND_TRIP, round_trip
+
 _log = logging.getLogger(__name__)
 
 
@@ -56,6 +59,33 @@ class StopOnNaN(keras.callbacks.Callback):
             raise FloatingPointError(
                 f"The loss of epoch {epoch + 1} is {loss}. Try a smaller learning rate or clip_norm, and "
                 f"look for outliers in the data."
+            )
+
+
+class RoundTrip(keras.callbacks.Callback):
+    """Log the largest error of data to latent to data as `val_round_trip`, after each epoch.
+
+    A flow that trains well can cease to invert in float32; the loss does not show it.
+
+    Args:
+        source: the validation split; its first examples are taken there and back.
+        conditional: whether its conditions are given to the flow.
+        num: how many examples.
+    """
+
+    def __init__(self, source: Source, conditional: bool, num: int = 16) -> None:
+        super().__init__()
+        self._source, self._conditional, self._num = source, conditional, num
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Measure, and warn where the flow would not be published."""
+        error = round_trip(self.model, self._source, self._conditional, self._num)["largest_error"]
+        if logs is not None:
+            logs["val_round_trip"] = error
+        allowed = 0.5 if self.model.discrete else LARGEST_ROUND_TRIP
+        if not error < allowed:
+            _log.warning(
+                "epoch %d: data to latent to data errs by %.3g (allowed: %g)", epoch + 1, error, allowed
             )
 
 

@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from flowzoo.config import TrainingConfig
 from flowzoo.data import Source, pipeline
-from flowzoo.training.callbacks import Clock, KeepWeights, StopOnNaN
+from flowzoo.training.callbacks import Clock, KeepWeights, RoundTrip, StopOnNaN
 from flowzoo.training.optimizers import make_optimizer
 
 
@@ -23,7 +23,7 @@ class Trained:
 
     Attributes:
         model: the trained flow.
-        history: logs by epoch, `loss` and `val_loss` in nats.
+        history: logs by epoch: `loss` and `val_loss` in nats, and `val_round_trip` (see `RoundTrip`).
         seconds: of the whole fit.
         epoch_seconds: of each epoch; the first holds the compilation.
         kept_epoch: the epoch whose weights were kept, from 1.
@@ -83,7 +83,8 @@ def train_recipe(
         optimizer = make_optimizer(recipe.optimizer, decay_steps, recipe.ema)
         model.compile(optimizer, jit_compile=_jit(recipe, strategy))
     keep, clock = KeepWeights(best=recipe.keep == "best"), Clock()
-    given = [*_recipe_callbacks(recipe), keep, clock, *(callbacks or [])]
+    trip = RoundTrip(validation, conditional)
+    given = [*_recipe_callbacks(recipe), trip, keep, clock, *(callbacks or [])]
     start = time.perf_counter()
     history = model.fit(
         batches,

@@ -1,0 +1,1 @@
+"""flowzoo beside its peers: one command, one table."""

@@ -24,9 +24,11 @@ class TransformerAutoregressive(FlowLayer):
     is triangular: log |det dz/dx| = - sum of alpha. alpha is bounded softly, alpha = b tanh(a / b).
 
     Data to latent costs one pass of the transformer. Latent to data goes token by token in one loop, T steps
-    of one token with cached keys and values, which together cost as many operations as one pass where T
-    passes would be needed without the cache. Gradients go through the loop, of any order and exact; they
-    keep the caches of all steps, memory that grows with T^2.
+    of one token with cached keys and values: about as many operations as one pass (attention twice as many)
+    where T passes would be needed without the cache. Measured on one core of a CPU, 16 sequences, two
+    transformer blocks of width 128, one pass / with the cache / without: 0.005, 0.023 and 0.23 s for 49
+    tokens, 0.026, 0.19 and 4.9 s for 196. Gradients go through the loop, exact and of any order; they keep
+    the caches of all steps, memory that grows with T^2.
 
     Args:
         conditioner: a `CausalTransformer`; a small one when None.

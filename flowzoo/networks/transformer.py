@@ -49,35 +49,39 @@ class CausalBlock(keras.layers.Layer):
         self.wide = dense("wide", self.expansion * width, True, self.activation)
         self.narrow = dense("narrow", width, bias=True)
         for layer in (self.norm_attention, self.norm_mlp, self.projected, self.attended, self.wide):
-            layer.build((None, None, width))
-        self.narrow.build((None, None, self.expansion * width))
+            layer.build((None, width))
+        self.narrow.build((None, self.expansion * width))
         super().build(input_shape)
 
-    def call(self, x: tf.Tensor) -> tf.Tensor:
-        """Run all tokens at once, [batch, tokens, width]."""
-        queries, keys, values = self._projections(x)
-        positions = tf.range(x.shape[1])
+    def call(self, x: tf.Tensor, tokens: int = 1) -> tf.Tensor:
+        """Run all tokens of an event at once.
+
+        Args:
+            x: [batch * tokens, width]; flat, since products with a matrix cost more operations on rank 3.
+            tokens: of one event.
+        """
+        queries, keys, values = self._projections(x, tokens)
+        positions = tf.range(tokens)
         visible = positions[None, :] <= positions[:, None]
         return self._finish(x, _attend(queries, keys, values, visible))
 
     def step(self, x: tf.Tensor, index: tf.Tensor, cache: Cache) -> tuple[tf.Tensor, Cache]:
-        """Run token `index` alone, [batch, 1, width], with what is known of those before it."""
-        queries, key, value = self._projections(x)
+        """Run token `index` alone, [batch, width], with what is known of those before it."""
+        queries, key, value = self._projections(x, 1)
         positions = tf.range(cache[0].shape[2])
         here = (positions == index)[:, None]
         keys, values = tf.where(here, key, cache[0]), tf.where(here, value, cache[1])
         attended = _attend(queries, keys, values, (positions <= index)[None, :])
         return self._finish(x, attended), (keys, values)
 
-    def _projections(self, x: tf.Tensor) -> list[tf.Tensor]:
+    def _projections(self, x: tf.Tensor, tokens: int) -> list[tf.Tensor]:
         """Return queries, keys and values, [batch, heads, tokens, size of a head]."""
-        tokens, width = x.shape[1:]
-        projected = self.projected(self.norm_attention(x))
-        shape = [-1, tokens, 3, self.heads, width // self.heads]
-        return tf.unstack(tf.transpose(tf.reshape(projected, shape), [2, 0, 3, 1, 4]), 3)
+        shape = [-1, tokens, 3, self.heads, x.shape[-1] // self.heads]
+        projected = tf.reshape(self.projected(self.norm_attention(x)), shape)
+        return tf.unstack(tf.transpose(projected, [2, 0, 3, 1, 4]), 3)
 
     def _finish(self, x: tf.Tensor, attended: tf.Tensor) -> tf.Tensor:
-        joined = tf.reshape(tf.transpose(attended, [0, 2, 1, 3]), [-1, *x.shape[1:]])
+        joined = tf.reshape(tf.transpose(attended, [0, 2, 1, 3]), [-1, x.shape[-1]])
         x = x + self.attended(joined)
         return x + self.narrow(self.wide(self.norm_mlp(x)))
 
@@ -160,7 +164,7 @@ class CausalTransformer(Conditioner):
         tokens, channels = shape
         hidden = self.hidden_dtype()
         self.embedding = keras.layers.Dense(self.hidden_size, dtype=hidden, name="embedding")
-        self.embedding.build((None, None, channels))
+        self.embedding.build((None, channels))
         self.position = self.add_weight(
             shape=(tokens, self.hidden_size),
             initializer=keras.initializers.RandomNormal(stddev=0.1),
@@ -180,7 +184,7 @@ class CausalTransformer(Conditioner):
             channels * self.shapes["params_per_entry"], kernel_initializer="zeros", dtype=policy, name="last"
         )
         for layer in [*self.stack, self.last_norm, self.last]:
-            layer.build((None, tokens, self.hidden_size))
+            layer.build((None, self.hidden_size))
 
     def context(self, condition: tf.Tensor | None, keep: tf.Tensor | None = None) -> tf.Tensor | None:
         """Return the embedding of the condition, [batch, hidden_size], or None without one.
@@ -205,7 +209,7 @@ class CausalTransformer(Conditioner):
         before = tf.pad(inputs[:, :-1], [[0, 0], [1, 0], [0, 0]])
         x = self._embedded(before, tf.convert_to_tensor(self.position), context)
         for block in self.stack:
-            x = block(x)
+            x = block(x, tokens=inputs.shape[1])
         return tf.reshape(self.last(self.last_norm(x)), [-1, *inputs.shape[1:], self._per_entry])
 
     def start(self, batch: Any) -> list[Cache]:
@@ -246,9 +250,12 @@ class CausalTransformer(Conditioner):
         return self.shapes["params_per_entry"]
 
     def _embedded(self, before: tf.Tensor, position: tf.Tensor, context: tf.Tensor | None) -> tf.Tensor:
-        x = self.embedding(before)
-        x = x + tf.cast(position, x.dtype)
-        return x if context is None else x + tf.cast(context, x.dtype)[:, None]
+        """Return what the blocks get, [batch * tokens, hidden_size]."""
+        x = self.embedding(tf.reshape(before, [-1, before.shape[-1]]))
+        x = tf.reshape(x, [-1, before.shape[1], self.hidden_size]) + tf.cast(position, x.dtype)
+        if context is not None:
+            x = x + tf.cast(context, x.dtype)[:, None]
+        return tf.reshape(x, [-1, self.hidden_size])
 
     def _run(self, inputs: tf.Tensor, condition: tf.Tensor | None) -> tf.Tensor:
         return self.parameters(inputs, self.context(condition))

@@ -15,6 +15,7 @@ import numpy as np
 import tensorflow as tf
 
 from flowzoo.layers import FlowLayer, LayerCase
+from tests import supports
 
 BATCH = 5
 
@@ -58,16 +59,13 @@ class Subject:
     def data(self, batch: int = BATCH, seed: int = 1) -> tf.Tensor:
         case, rng = self.case, np.random.default_rng(seed)
         shape = (batch, *case.event_shape)
-        if case.support == "unit":
-            values = rng.uniform(0.02, 0.98, shape)
-        elif case.support == "integers":
-            values = rng.integers(0, self.unbuilt().num_values, shape)
-        else:
-            values = rng.normal(size=shape)
+        num_values = self.unbuilt().num_values if case.support == "integers" else 0
+        values = supports.draw(case.support, rng, shape, num_values)
         return tf.constant(values, keras.config.dtype_policy().compute_dtype)
 
     def latent(self, layer: FlowLayer, batch: int = BATCH, seed: int = 2) -> tf.Tensor:
-        values = np.random.default_rng(seed).normal(size=(batch, *layer.latent_shape))
+        rng = np.random.default_rng(seed)
+        values = supports.draw_latent(self.case.support, rng, (batch, *layer.latent_shape))
         return tf.constant(values, layer.compute_dtype)
 
     def condition(self, batch: int = BATCH, seed: int = 3) -> tf.Tensor | None:
@@ -121,19 +119,34 @@ def _jacobian_log_det(function: Callable, value: tf.Tensor) -> tuple[tf.Tensor, 
 
 
 def check_log_det(subject: Subject) -> None:
-    """Log-determinants against the Jacobian by automatic differentiation, in float64."""
+    """Log-determinants against the Jacobian by automatic differentiation, in float64.
+
+    Data on a simplex are taken by their coordinates, of which there are as many as latents.
+    """
     with dtype_policy("float64"):
-        layer, c = subject.make(), subject.condition()
-        want, got = _jacobian_log_det(lambda x: layer.flow_inverse(x, c), subject.data())
+        layer, c, support = subject.make(), subject.condition(), subject.case.support
+
+        def into(y: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+            return layer.flow_inverse(supports.to_data(support, y), c)
+
+        def out(z: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+            x, log_det = layer.flow_forward(z, c)
+            return supports.coordinates(support, x), log_det
+
+        want, got = _jacobian_log_det(into, supports.coordinates(support, subject.data()))
         close("log-determinant of flow_inverse", got, want, 1e-9)
         if layer.bijective:
-            want, got = _jacobian_log_det(lambda z: layer.flow_forward(z, c), subject.latent(layer))
+            want, got = _jacobian_log_det(out, subject.latent(layer))
             close("log-determinant of flow_forward", got, want, 1e-9)
 
 
 def integral(log_density: Callable, low: np.ndarray, high: np.ndarray, points: int = 601) -> float:
     """Integrate a density over a box by the trapezoid rule."""
-    axes = [np.linspace(a, b, points) for a, b in zip(low, high, strict=True)]
+    return integral_over(log_density, [np.linspace(a, b, points) for a, b in zip(low, high, strict=True)])
+
+
+def integral_over(log_density: Callable, axes: list[np.ndarray]) -> float:
+    """Integrate a density over a grid by the trapezoid rule."""
     grid = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1)
     density = np.exp(np.asarray(log_density(grid.reshape(-1, len(axes))))).reshape(grid.shape[:-1])
     for axis in reversed(axes):
@@ -142,30 +155,28 @@ def integral(log_density: Callable, low: np.ndarray, high: np.ndarray, points: i
 
 
 def check_density(subject: Subject) -> None:
-    """With a standard normal base the density integrates to one (1-D and 2-D events)."""
+    """With a standard normal base (uniform for angles) the density integrates to one (1-D and 2-D events)."""
     with dtype_policy("float64"):
         layer = subject.make()
-        case = subject.case
-        size = int(np.prod(case.event_shape))
+        case, support = subject.case, subject.case.support
+        size = int(np.prod(layer.latent_shape))
         if size > 2 or not layer.bijective:
             return
         condition = subject.condition(1)
 
         def log_density(points: np.ndarray) -> tf.Tensor:
             c = None if condition is None else tf.repeat(condition, len(points), axis=0)
-            z, log_det = layer.flow_inverse(points.reshape(-1, *case.event_shape), c)
-            z = tf.reshape(z, [len(points), -1])
-            return tf.reduce_sum(-0.5 * z**2 - 0.5 * np.log(2 * np.pi), axis=1) + log_det
+            allowed = supports.inside(support, points)
+            points = np.where(allowed[:, None], points, 1 / (size + 1))
+            x = np.asarray(supports.to_data(support, tf.constant(points)))
+            z, log_det = layer.flow_inverse(x.reshape(-1, *case.event_shape), c)
+            density = supports.base_log_density(support, tf.reshape(z, [len(points), -1])) + log_det
+            return tf.where(allowed, density, -np.inf)
 
-        if case.support == "unit":
-            low, high = np.full(size, 1e-9), np.full(size, 1 - 1e-9)
-        else:
-            z = 1.05 * subject.latent(layer, 4096)
-            c = None if condition is None else tf.repeat(condition, 4096, axis=0)
-            x = np.asarray(layer.flow_forward(z, c)[0]).reshape(-1, size)
-            margin = 1.2 * (x.max(0) - x.min(0))
-            low, high = x.min(0) - margin, x.max(0) + margin
-        total = integral(log_density, low, high, 20001 if size == 1 else 1201)
+        z = 1.05 * subject.latent(layer, 4096)
+        c = None if condition is None else tf.repeat(condition, 4096, axis=0)
+        x = np.asarray(supports.coordinates(support, layer.flow_forward(z, c)[0])).reshape(-1, size)
+        total = integral_over(log_density, supports.axes(support, x, 20001 if size == 1 else 1201))
         assert abs(total - 1) < 1e-3, f"the density integrates to {total:.5f}"
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from flowzoo.bijectors import FlowBijector
+from flowzoo.layers.domain import Domain
 
 Shape = tuple[int, ...]
 
@@ -22,14 +23,16 @@ class LayerCase:
         kwargs: the layer's arguments.
         event_shape: shape of one data example.
         condition_shape: shape of one condition, or None.
-        support: where data lie: "real", "unit" (the open interval from 0 to 1) or "integers".
+        support: where data lie: "real", "unit" (the open interval from 0 to 1), "integers", "positive",
+            "angle" (latents are angles as well), "simplex" (the density is that of all entries of the last
+            axis but the last), or a tuple with a support an entry, of which ("box", low, high) is one.
         trains: whether every trainable weight must receive a gradient.
     """
 
     kwargs: dict[str, Any]
     event_shape: Shape
     condition_shape: Shape | None = None
-    support: str = "real"
+    support: str | tuple[Any, ...] = "real"
     trains: bool = True
 
 
@@ -79,6 +82,8 @@ class FlowLayer(keras.layers.Layer):
     data_init_examples: int = 0
     # The interval in which data must lie, or None.
     data_range: tuple[float, float] | None = None
+    # The set in which data must lie where it is no such interval, or None.
+    domain: Domain | None = None
     # False for a map that is many-to-one from latent to data, such as rounding: then data to latent to
     # data is exact, and latent to data to latent is not.
     bijective: bool = True
@@ -233,7 +238,9 @@ def sum_event(log_det: tf.Tensor) -> tf.Tensor:
 
 def constant_log_det(value: Any, x: tf.Tensor) -> tf.Tensor:
     """Spread a log-determinant that is the same for every example over the batch of `x`."""
-    return tf.fill(tf.shape(x)[:1], tf.cast(value, x.dtype))
+    # A Python number cast would pass through float32.
+    value = tf.cast(value, x.dtype) if tf.is_tensor(value) else tf.constant(value, x.dtype)
+    return tf.fill(tf.shape(x)[:1], value)
 
 
 def event_size(shape: Shape) -> int:

@@ -9,6 +9,7 @@ import keras
 import tensorflow as tf
 
 from flowzoo.layers.base import FlowLayer, LayerCase, Shape, constant_log_det
+from flowzoo.layers.domain import Domain
 
 
 def _as_layer(layer: Any) -> FlowLayer:
@@ -67,6 +68,11 @@ class Chain(FlowLayer):
     def data_range(self) -> tuple[float, float] | None:  # type: ignore[override]
         """Where data must lie: as the last layer says."""
         return self.chained[-1].data_range if self.chained else None
+
+    @property
+    def domain(self) -> Domain | None:  # type: ignore[override]
+        """The set in which data must lie: as the last layer says."""
+        return self.chained[-1].domain if self.chained else None
 
     @property
     def bijective(self) -> bool:  # type: ignore[override]

@@ -16,6 +16,7 @@ from flowzoo.distributions import BaseDistribution, make_base
 from flowzoo.distributions.making import base_argument
 from flowzoo.layers.base import FlowLayer, Shape, event_size, flow_dtype
 from flowzoo.layers.chain import Chain
+from flowzoo.layers.domain import Domain
 from flowzoo.layers.preprocessing import Dequantize
 from flowzoo.models import checks
 from flowzoo.models.graphs import Graphs
@@ -108,6 +109,11 @@ class Flow(Trainable, keras.Model):
     def data_range(self) -> tuple[float, float] | None:
         """The interval in which data must lie, or None."""
         return self.chain.data_range
+
+    @property
+    def domain(self) -> Domain | None:
+        """The set in which data must lie where it is no interval with both ends, or None."""
+        return self.chain.domain
 
     @property
     def data_dtype(self) -> str:

@@ -11,6 +11,8 @@ from typing import Any, Protocol
 import numpy as np
 import tensorflow as tf
 
+from flowzoo.layers.domain import Domain
+
 NOT_FINITE = "flowzoo: data are not finite"
 OUT_OF_RANGE = "flowzoo: data are out of range"
 
@@ -25,6 +27,7 @@ class Shaped(Protocol):
     num_classes: int | None
     num_values: int | None
     data_range: tuple[float, float] | None
+    domain: Domain | None
     compute_dtype: Any
 
 
@@ -88,6 +91,7 @@ def _text(event: tuple[int, ...]) -> str:
 def values(flow: Shaped, x: np.ndarray, name: str) -> None:
     """Raise ValueError where data are not finite, out of range or not whole numbers."""
     finite(x, name)
+    within(flow, x, name)
     if flow.data_range is None or not x.size:
         return
     low, high = flow.data_range
@@ -102,6 +106,18 @@ def values(flow: Shaped, x: np.ndarray, name: str) -> None:
         raise ValueError(
             f"{name} takes whole numbers from {low:g} to {high:g} (this flow models discrete values). "
             f"Received: {bad:g}; for continuous data build the flow with num_values=None"
+        )
+
+
+def within(flow: Shaped, x: np.ndarray, name: str) -> None:
+    """Raise ValueError where data lie outside the flow's domain, in the precision of the flow."""
+    if flow.domain is None or not x.size:
+        return
+    allowed = np.asarray(flow.domain.contains(tf.cast(x, flow.compute_dtype)))
+    if not allowed.all():
+        index = tuple(int(i) for i in np.argwhere(~allowed)[0])
+        raise ValueError(
+            f"{name} takes {flow.domain.accepts(index[1:])}. Received: {flow.domain.received(x, index)}"
         )
 
 

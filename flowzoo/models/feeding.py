@@ -102,6 +102,9 @@ def _assertions(flow: Any, value: tf.Tensor) -> list[Any]:
     found = []
     if value.dtype.is_floating:
         found.append(tf.debugging.Assert(tf.reduce_all(tf.math.is_finite(value)), [checks.NOT_FINITE]))
+    if flow.domain is not None:
+        allowed = tf.reduce_all(flow.domain.contains(tf.cast(value, flow.compute_dtype)))
+        found.append(tf.debugging.Assert(allowed, [checks.OUT_OF_RANGE]))
     if flow.data_range is not None:
         low, high = flow.data_range
         wide = tf.cast(value, tf.float64)
@@ -125,8 +128,8 @@ def clear_errors() -> Iterator[None]:
             ) from error
         if checks.OUT_OF_RANGE in text:
             raise ValueError(
-                "The dataset holds values outside what the flow takes: its data_range, and whole numbers if "
-                "it is discrete."
+                "The dataset holds values outside what the flow takes: its data_range or domain, and whole "
+                "numbers if it is discrete."
             ) from error
         raise
 

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, ClassVar
 
 import keras
 
+from flowzoo.distributions import make_base
+from flowzoo.distributions.uniform import Uniform
 from flowzoo.layers.actnorm import ActNorm
+from flowzoo.layers.angle import Angle, Rotation
 from flowzoo.layers.base import FlowLayer, Shape, event_size
 from flowzoo.layers.multiscale import Reshape
 from flowzoo.layers.permutation import LULinear, Permute, Reverse
-from flowzoo.layers.spline import MaskedSplineAutoregressive, RationalQuadraticCoupling
+from flowzoo.layers.spline import CircularCoupling, MaskedSplineAutoregressive, RationalQuadraticCoupling
 from flowzoo.models.base import Flow
 from flowzoo.models.image_stack import ImageStack
 from flowzoo.models.preprocessing import preprocessing_layers
+from flowzoo.models.supports import support_kind
 from flowzoo.networks.base import Conditioner
 from flowzoo.networks.convnet import ConvResNet
 from flowzoo.networks.made import MADE
@@ -33,6 +38,10 @@ class NSF(Flow):
     `num_layers` checkerboard and channel couplings a level, each followed by an act-norm. Other shapes,
     and images with `coupling=False`, are flattened.
 
+    Angles (`preprocessing="angle"`, vectors): `num_layers` times a permutation, a learned rotation and a
+    circular spline coupling, whose networks see cosines and sines, on a uniform base. The density lives on
+    the torus: it has no seam at ±pi.
+
     With couplings both directions cost one pass of each network. The autoregressive flow scores in one
     pass of each network and samples in at most D, D the size of an event.
 
@@ -44,25 +53,29 @@ class NSF(Flow):
         num_layers: spline layers of a vector flow (10), or of each kind on a level of an image flow (3).
         num_bins: bins of each spline; 8 for vectors and 4 for images when None.
         tail_bound: the splines act on [-tail_bound, tail_bound]; beyond it is the identity.
-        mixing: "lu" (a learned matrix), "reverse" or "random" (a fixed permutation), for vectors.
+        mixing: "lu" (a learned matrix), "reverse" or "random" (a fixed permutation), for vectors; None is
+            "lu", and "random" for angles, which a matrix would tear apart.
         hidden_units: width of the residual networks, or of both hidden layers of each MADE.
         blocks: residual blocks of each network.
         num_levels: levels of an image flow.
         filters: channels of the convolutional networks.
         activation: of the hidden layers.
         split_prior: "none" or "learned", for images.
-        base: "normal" or "logistic".
+        base: as `Flow`: "normal", {"name": "mixture", "components": 5} ...; None is "normal", and "uniform"
+            for angles, which take no other.
         preprocessing: see `flowzoo.models.preprocessing`.
         num_values: number of values of discrete data; None if continuous; "auto": 256 for images.
         alpha: of the logit.
         **kwargs: of `Flow` (name, dtype).
 
     Raises:
-        ValueError: an unknown mixing, or fewer than 2 entries to couple.
+        ValueError: an unknown mixing, fewer than 2 entries to couple, or angles with layers or a base that
+            are not those of a torus.
 
     References:
         Durkan et al., Neural Spline Flows (2019), https://arxiv.org/abs/1906.04032, sections 3 and 5,
-        appendix B.1.
+        appendix B.1; Rezende et al., Normalizing Flows on Tori and Spheres (2020),
+        https://arxiv.org/abs/2002.02428, section 2 (angles).
     """
 
     family: ClassVar[str | None] = "nsf"
@@ -84,22 +97,26 @@ class NSF(Flow):
         num_layers: int | None = None,
         num_bins: int | None = None,
         tail_bound: float = 3.0,
-        mixing: str = "lu",
+        mixing: str | None = None,
         hidden_units: int = 128,
         blocks: int = 2,
         num_levels: int = 2,
         filters: int = 64,
         activation: str = "relu",
         split_prior: str = "none",
-        base: str = "normal",
-        preprocessing: str = "auto",
+        base: Any = None,
+        preprocessing: Any = "auto",
         num_values: int | str | None = "auto",
         alpha: float = 0.05,
         **kwargs: Any,
     ) -> None:
-        image = len(event_shape) == 3 and coupling
+        circular = support_kind(preprocessing) == "angle"
+        image = len(event_shape) == 3 and coupling and not circular
         num_layers = num_layers or (3 if image else 10)
         num_bins = num_bins or (4 if image else 8)
+        mixing = mixing or ("random" if circular else "lu")
+        if base is None:
+            base = "uniform" if circular else "normal"
         if mixing not in MIXING:
             raise ValueError(f"mixing takes one of {', '.join(MIXING)}. Received: {mixing!r}")
         arguments = {
@@ -127,9 +144,14 @@ class NSF(Flow):
                 found += [layer, ActNorm()]
             return found
 
-        if image:
+        if circular:
+            _check_circular(event_shape, coupling, mixing, base)
+            layers: list[FlowLayer] = _circular_layers(
+                num_layers, num_bins, mixing, hidden_units, blocks, activation
+            )
+        elif image:
             stack = ImageStack(couplings, lambda: ConvResNet(filters, blocks, activation), split_prior)
-            layers: list[FlowLayer] = [stack.level(tuple(event_shape), num_levels)]
+            layers = [stack.level(tuple(event_shape), num_levels)]
         else:
             layers = []
             for i in range(num_layers):
@@ -147,7 +169,7 @@ class NSF(Flow):
                     layers.append(MaskedSplineAutoregressive(made, num_bins, tail_bound))
             if len(event_shape) != 1:
                 layers.append(Reshape((event_size(tuple(event_shape)),)))
-        layers += preprocessing_layers(preprocessing, event_shape, num_values, alpha)
+        layers += preprocessing_layers(preprocessing, event_shape, num_values, alpha, circular)
         super().__init__(
             layers, event_shape, condition_shape, num_classes, base=base, family_arguments=arguments, **kwargs
         )
@@ -157,3 +179,32 @@ def _mixing(kind: str, index: int) -> FlowLayer:
     if kind == "lu":
         return LULinear(seed=index)
     return Reverse() if kind == "reverse" else Permute(seed=index)
+
+
+def _check_circular(event_shape: Shape, coupling: bool, mixing: str, base: Any) -> None:
+    if len(event_shape) != 1 or not coupling:
+        raise ValueError(
+            f"preprocessing='angle' takes events of rank 1 and coupling=True. "
+            f"Received: event_shape={event_shape}, coupling={coupling}"
+        )
+    if mixing == "lu":
+        raise ValueError("preprocessing='angle' takes mixing='random' or 'reverse'. Received: 'lu'")
+    made = make_base(base)
+    if not isinstance(made, Uniform) or (made.low, made.high) != (-math.pi, math.pi):
+        raise ValueError(f"preprocessing='angle' takes base='uniform', from -pi to pi. Received: {base!r}")
+
+
+def _circular_layers(
+    num_layers: int, num_bins: int, mixing: str, hidden_units: int, blocks: int, activation: str
+) -> list[FlowLayer]:
+    """Return the layers of a flow on the torus, from the latent to the data, without the last `Angle`."""
+    layers: list[FlowLayer] = [Angle()]
+    for i in range(num_layers):
+        network = ResidualMLP(hidden_units, blocks, activation)
+        # Multiples of the golden angle: the seams of the layers lie apart from the start.
+        layers += [
+            _mixing(mixing, i),
+            CircularCoupling(network, num_bins, mask="alternating", swap=bool(i % 2)),
+            Rotation(initial=i * math.pi * (3 - math.sqrt(5))),
+        ]
+    return layers

@@ -11,7 +11,7 @@ import tensorflow as tf
 from flowzoo import random
 from flowzoo.layers.base import FlowLayer, LayerCase, Shape, constant_log_det, event_size
 from flowzoo.networks.velocity import ConcatSquash, ConvConcatSquash, TimeMLP, Velocity, as_velocity
-from flowzoo.ode import ADAPTIVE, make_solver, solve_with_adjoint
+from flowzoo.ode import ADAPTIVE, AdaptiveSolver, make_solver, solve_with_adjoint
 from flowzoo.ode.adjoint import solve_augmented
 from flowzoo.ode.divergence import NOISES, Divergence, exact_divergence, example_noise, hutchinson_divergence
 from flowzoo.ode.scope import Solving, current
@@ -152,10 +152,12 @@ class ContinuousFlow(FlowLayer):
 
     # -- the equation -----------------------------------------------------------------------------
 
-    def _divergence(self, x: tf.Tensor, time: tf.Tensor, condition: Any, noise: Any) -> Divergence:
+    def _divergence(
+        self, field: Any, x: tf.Tensor, time: tf.Tensor, condition: Any, noise: Any
+    ) -> Divergence:
         if noise is None:
-            return exact_divergence(self.velocity.velocity, x, time, condition)
-        return hutchinson_divergence(self.velocity.velocity, x, time, condition, noise)
+            return exact_divergence(field, x, time, condition)
+        return hutchinson_divergence(field, x, time, condition, noise)
 
     def _dynamics(self, orders: Solving, noise: Any, conditional: bool) -> tuple[Any, int]:
         """Return the function (time, x, rest) to dx/dt and rates, and the number of rates.
@@ -164,16 +166,18 @@ class ContinuousFlow(FlowLayer):
         alone: tensors that it captured would get no gradient from the adjoint method.
         """
         weights = self.velocity.trainable_variables
+        # Read now: the adjoint method runs the dynamics again when the orders are no longer in force.
+        field = self.velocity.velocity if orders.guidance is None else self.velocity.guided(orders.guidance)
 
         def dynamics(time: tf.Tensor, x: tf.Tensor, rest: Any) -> tuple[tf.Tensor, tf.Tensor]:
             condition = rest[0] if conditional else None
             values = rest[1:] if conditional else rest
             with keras.StatelessScope(state_mapping=list(zip(weights, values, strict=True))):
                 if not orders.log_det:
-                    return self.velocity.velocity(x, time, condition), tf.zeros_like(
+                    return field(x, time, condition), tf.zeros_like(
                         tf.reshape(x, [-1, event_size(self.event_shape)])[:, :0]
                     )
-                found = self._divergence(x, time, condition, noise)
+                found = self._divergence(field, x, time, condition, noise)
             rates = [found.trace]
             if orders.penalties:
                 axes = list(range(1, x.shape.rank))
@@ -198,10 +202,11 @@ class ContinuousFlow(FlowLayer):
         dynamics, rates = self._dynamics(orders, noise, condition is not None)
         weights = [tf.convert_to_tensor(weight) for weight in self.velocity.trainable_variables]
         rest = [*([] if condition is None else [condition]), *weights]
-        if self.adjoint and not orders.count:
-            moved, integrals = solve_with_adjoint(dynamics, self.solver, value, rest, rates, start, end)
+        solver = orders.solver or self.solver
+        if (self.adjoint or isinstance(solver, AdaptiveSolver)) and not orders.count:
+            moved, integrals = solve_with_adjoint(dynamics, solver, value, rest, rates, start, end)
         else:
-            moved, integrals, nfe, _ = solve_augmented(dynamics, self.solver, value, rest, rates, start, end)
+            moved, integrals, nfe, _ = solve_augmented(dynamics, solver, value, rest, rates, start, end)
             orders.nfe.append(nfe)
         self._check_arrival(moved)
         if orders.penalties and orders.log_det:

@@ -9,25 +9,22 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from flowzoo import random
 from flowzoo.layers.actnorm import ActNorm
 from flowzoo.layers.base import FlowLayer, Shape
 from flowzoo.layers.chain import Chain
-from flowzoo.layers.continuous import EXACT_UP_TO, TRACES, ContinuousFlow
+from flowzoo.layers.continuous import ContinuousFlow
 from flowzoo.layers.multiscale import Reshape, Split, Squeeze
-from flowzoo.models import checks
-from flowzoo.models.base import Flow
+from flowzoo.models.continuous import ContinuousModel, traces_exactly
 from flowzoo.models.preprocessing import preprocessing_layers
 from flowzoo.models.trainable import weighted_mean
 from flowzoo.networks.velocity import ConcatSquash, ConvConcatSquash, TimeMLP, Velocity
 from flowzoo.ode import ADAPTIVE
-from flowzoo.ode.scope import Solving, solving
 
 NETWORKS = ("concat_squash", "mlp")
 
 
 @keras.saving.register_keras_serializable("flowzoo")
-class FFJORD(Flow):
+class FFJORD(ContinuousModel):
     """Continuous flows: dx/dt = f(x, t, condition) from the latent to the data, log p by the trace integral.
 
     log p(x) = log p_base(z) - integral of tr(df/dx) dt along the path from z to x. `num_flows` such
@@ -139,11 +136,9 @@ class FFJORD(Flow):
             "num_values": num_values,
             "alpha": alpha,
         }
-        _check(network, trace, kinetic, jacobian)
+        _check(network, kinetic, jacobian)
         image = len(event_shape) == 3
-        self.exact_trace = trace == "exact" or (
-            trace == "auto" and not image and int(np.prod(event_shape)) <= EXACT_UP_TO
-        )
+        self.exact_trace = traces_exactly(trace, event_shape)
         self.adaptive = solver == ADAPTIVE
         self.penalty_weights = (float(kinetic), float(jacobian))
 
@@ -166,44 +161,6 @@ class FFJORD(Flow):
             layers, event_shape, condition_shape, num_classes, base=base, family_arguments=arguments, **kwargs
         )
 
-    # -- pure tensor functions ----------------------------------------------------------------------
-
-    def _scored(
-        self, x: tf.Tensor, condition: tf.Tensor | None, seed: tf.Tensor, **options: Any
-    ) -> tuple[tf.Tensor, Solving]:
-        """Return log_prob and what the continuous layers reported."""
-        with solving(example=x, seed=seed, **options) as orders:
-            return super().raw_log_prob(x, condition, seed), orders
-
-    def raw_log_prob(self, x: tf.Tensor, condition: tf.Tensor | None, seed: tf.Tensor) -> tf.Tensor:
-        """Return log p(x), with Hutchinson's noise keyed to `x` and `seed`; for use inside graphs."""
-        return self._scored(x, condition, seed)[0]
-
-    def raw_from_latent(self, z: tf.Tensor, condition: tf.Tensor | None) -> tf.Tensor:
-        """Return f(z) without any trace, in `data_dtype`."""
-        with solving(log_det=False):
-            return super().raw_from_latent(z, condition)
-
-    def raw_to_latent(self, x: tf.Tensor, condition: tf.Tensor | None) -> tf.Tensor:
-        """Return f^-1(x) without any trace (the middle of the bin if discrete)."""
-        with solving(log_det=False):
-            return super().raw_to_latent(x, condition)
-
-    def raw_sample_and_log_prob(
-        self, n: tf.Tensor, condition: tf.Tensor | None, temperature: tf.Tensor, seed: tf.Tensor
-    ) -> tuple[tf.Tensor, tf.Tensor]:
-        """Draw n samples with their log_prob: one solution with the exact trace, else two."""
-        if self.exact_trace and not self.discrete:
-            return super().raw_sample_and_log_prob(n, condition, temperature, seed)
-        x = self.raw_sample(n, condition, temperature, seed)
-        return x, self.raw_log_prob(tf.cast(x, self.compute_dtype), condition, random.as_seed(0))
-
-    def raw_nfe(self, x: tf.Tensor, condition: tf.Tensor | None) -> tf.Tensor:
-        """Return the evaluations of the velocity that log p(x) takes, for use inside graphs."""
-        log_prob, orders = self._scored(x, condition, random.as_seed(0), count=True)
-        counts = [tf.broadcast_to(count, tf.shape(log_prob)) for count in orders.nfe]
-        return tf.add_n([tf.zeros_like(log_prob, tf.int32), *counts])
-
     def training_loss(
         self, x: tf.Tensor, condition: tf.Tensor | None, weight: tf.Tensor | None, seed: tf.Tensor
     ) -> tuple[tf.Tensor, tf.Tensor]:
@@ -215,65 +172,14 @@ class FFJORD(Flow):
         penalty = kinetic * tf.add_n(orders.kinetic) + jacobian * tf.add_n(orders.jacobian)
         return weighted_mean(penalty - log_prob, weight), -log_prob
 
-    # -- what users call ----------------------------------------------------------------------------
-
-    def nfe(self, x: Any, condition: Any = None) -> tf.Tensor:
-        """Return how often log_prob evaluates the velocity for each example.
-
-        Args:
-            x: data, [batch, *event_shape].
-            condition: [batch, *condition_shape], or one for all.
-
-        Returns:
-            An int32 tensor of shape [batch], summed over the flows. With fixed steps it is steps times the
-            stages of the method; with "dopri5" 2 and 6 an attempted step, and a batch waits for its largest.
-
-        Raises:
-            ValueError: as `log_prob`.
-        """
-        x = checks.data(self, x)
-        return self._graphs._call("nfe", x=x, condition=checks.condition(self, condition, tf.shape(x)[0]))
-
-    def log_prob(self, x: Any, condition: Any = None, seed: Any = None) -> tf.Tensor:
-        """Return log p(x | condition) in nats; `seed` is also that of Hutchinson's noise. See `Flow`."""
-        return self._arrived(super().log_prob(x, condition, seed))
-
-    def sample(self, n: Any, condition: Any = None, temperature: Any = 1.0, seed: Any = None) -> tf.Tensor:
-        """Draw n samples. See `Flow`."""
-        return self._arrived(super().sample(n, condition, temperature, seed))
-
-    def sample_and_log_prob(
-        self, n: Any, condition: Any = None, temperature: Any = 1.0, seed: Any = None
-    ) -> tuple[tf.Tensor, tf.Tensor]:
-        """Draw n samples with their log_prob. See `Flow`."""
-        x, log_prob = super().sample_and_log_prob(n, condition, temperature, seed)
-        return x, self._arrived(log_prob)
-
-    def to_latent(self, x: Any, condition: Any = None) -> tf.Tensor:
-        """Return z = f^-1(x). See `Flow`."""
-        return self._arrived(super().to_latent(x, condition))
-
-    def from_latent(self, z: Any, condition: Any = None) -> tf.Tensor:
-        """Return x = f(z). See `Flow`."""
-        return self._arrived(super().from_latent(z, condition))
-
-    def _arrived(self, result: tf.Tensor) -> tf.Tensor:
-        """Raise where an eager call met the end of its steps; inside a graph NaN says so."""
-        if self.adaptive and result.dtype.is_floating and tf.executing_eagerly():
-            if not tf.is_symbolic_tensor(result) and np.isnan(np.asarray(result)).any():
-                raise FloatingPointError(
-                    f"{self.name}: some examples need more than max_steps={self.arguments['max_steps']} "
-                    f"steps, or have no finite path: the velocity is stiff or explodes. Raise max_steps, "
-                    f"loosen rtol and atol, or train with kinetic= and jacobian= above 0."
-                )
-        return result
+    @property
+    def _arrives_if(self) -> str:
+        return "Raise max_steps, loosen rtol and atol, or train with kinetic= and jacobian= above 0."
 
 
-def _check(network: str, trace: str, kinetic: float, jacobian: float) -> None:
+def _check(network: str, kinetic: float, jacobian: float) -> None:
     if network not in NETWORKS:
         raise ValueError(f"network takes one of {', '.join(NETWORKS)}. Received: {network!r}")
-    if trace not in TRACES:
-        raise ValueError(f"trace takes one of {', '.join(TRACES)}. Received: {trace!r}")
     for name, value in (("kinetic", kinetic), ("jacobian", jacobian)):
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < np.inf:
             raise ValueError(f"{name} takes a number of at least 0. Received: {value!r}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import Any
 
 import tensorflow as tf
@@ -18,7 +18,7 @@ class Graphs:
 
     def __init__(self, flow: Any) -> None:
         self._flow = flow
-        self._traced: dict[str, Callable] = {}
+        self._traced: dict[Hashable, Callable] = {}
 
     def __deepcopy__(self, memo: dict) -> Graphs:
         return Graphs(memo.get(id(self._flow), self._flow))
@@ -40,13 +40,22 @@ class Graphs:
         return specs
 
     def _call(self, name: str, **arguments: Any) -> Any:
-        function = getattr(self._flow, f"raw_{name}")
+        return self.run(name, getattr(self._flow, f"raw_{name}"), **arguments)
+
+    def run(self, key: Hashable, function: Callable, **arguments: Any) -> Any:
+        """Run a tensor function of the flow; what was traced under a key is used again.
+
+        Args:
+            key: tells functions apart, with all that they hold besides the flow and the arguments.
+            function: takes the arguments by position.
+            **arguments: tensors or None, by the names that `_specs` knows.
+        """
         values = list(arguments.values())
         if not tf.executing_eagerly() or any(tf.is_symbolic_tensor(value) for value in values):
             return function(*values)
-        if name not in self._traced:
-            self._traced[name] = self._trace(function, list(arguments))
-        return self._traced[name](*[value for value in values if value is not None])
+        if key not in self._traced:
+            self._traced[key] = self._trace(function, list(arguments))
+        return self._traced[key](*[value for value in values if value is not None])
 
     def _trace(self, function: Callable, names: list[str]) -> Callable:
         specs = self._specs()

@@ -8,9 +8,10 @@ from flowzoo.errors import near_matches
 from flowzoo.layers.actnorm import Standardize
 from flowzoo.layers.base import FlowLayer, Shape
 from flowzoo.layers.preprocessing import Dequantize, Logit
+from flowzoo.layers.rescale import Rescale
 from flowzoo.models.supports import SUPPORTS, support_kind, support_layers
 
-KINDS = ("auto", "standardize", "logit", "unit", "none")
+KINDS = ("auto", "standardize", "logit", "unit", "symmetric", "none")
 
 
 def preprocessing_layers(
@@ -25,10 +26,11 @@ def preprocessing_layers(
     Args:
         kind: "auto" ("logit" for discrete data, else "standardize"), "standardize" (continuous data of
             any scale), "logit" (the unit interval, or discrete data, to the real line), "unit" (discrete
-            data to the unit interval alone, as in NICE) or "none". Or the support of continuous data, from
-            which their density and their samples never stray: "positive", "unit_interval", "simplex"
-            (entries that sum to 1), "angle" (radians, in circular flows), {"kind": "box", "low": 0,
-            "high": [1, 10]}, or {"kind": "columns", "columns": ["real", "positive", ["box", 0, 10]]}.
+            data to the unit interval alone, as in NICE), "symmetric" (discrete data to [-1, 1], as in
+            diffusion models) or "none". Or the support of continuous data, from which their density and
+            their samples never stray: "positive", "unit_interval", "simplex" (entries that sum to 1),
+            "angle" (radians, in circular flows), {"kind": "box", "low": 0, "high": [1, 10]}, or
+            {"kind": "columns", "columns": ["real", "positive", ["box", 0, 10]]}.
         event_shape: shape of one example.
         num_values: of discrete data, 256 for bytes; None for continuous data; "auto": 256 for images of
             1, 3 or 4 channels (events of rank 3), else None.
@@ -50,10 +52,15 @@ def preprocessing_layers(
     if kind == "auto":
         kind = "logit" if num_values else "standardize"
     if num_values is None:
-        if kind == "unit":
-            raise ValueError("preprocessing='unit' is for discrete data: give num_values=.")
+        if kind in ("unit", "symmetric"):
+            raise ValueError(f"preprocessing={kind!r} is for discrete data: give num_values=.")
         return {"standardize": [Standardize()], "logit": [Logit(alpha)], "none": []}[kind]
-    inner: list[FlowLayer] = {"standardize": [Standardize()], "logit": [Logit(alpha)]}.get(kind, [])
+    kinds: dict[str, list[FlowLayer]] = {
+        "standardize": [Standardize()],
+        "logit": [Logit(alpha)],
+        "symmetric": [Rescale(2.0, -1.0)],
+    }
+    inner = kinds.get(kind, [])
     return [*inner, Dequantize(num_values)]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import keras
 import numpy as np
@@ -23,6 +23,9 @@ class Trainable:
     """
 
     seed: int = 0
+    # Whether `loss` is -log p(x) in nats. A family that learns by another loss says False, overrides
+    # `example_loss`, and gets no bits per dimension from `fit` and `evaluate`.
+    loss_in_nats: ClassVar[bool] = True
 
     # -- compile ------------------------------------------------------------------------------------
 
@@ -63,7 +66,8 @@ class Trainable:
             jit_compile = replicas == 1 and self.prefers_xla[device] and not kwargs.get("run_eagerly", False)
         super().compile(optimizer=optimizer, jit_compile=jit_compile, **kwargs)
         with self.distribute_strategy.scope():
-            self._bits_tracker = keras.metrics.Mean("bits_per_dim") if self.discrete else None
+            bits = self.discrete and self.loss_in_nats
+            self._bits_tracker = keras.metrics.Mean("bits_per_dim") if bits else None
 
     def compile_from_config(self, config: dict[str, Any]) -> None:
         """Compile as the saved model was."""
@@ -89,7 +93,7 @@ class Trainable:
         x, condition, weight = feeding.unpack(self, data)
         seed = self._noise_seed(_TRAIN_STREAM, self.optimizer.iterations)
         with tf.GradientTape() as tape:
-            loss, nats = self.training_loss(x, condition, weight, seed)
+            loss, losses = self.training_loss(x, condition, weight, seed)
             for penalty in self.losses:
                 loss += penalty
             scaled = self.optimizer.scale_loss(loss / self.distribute_strategy.num_replicas_in_sync)
@@ -97,23 +101,27 @@ class Trainable:
         gradients = tape.gradient(scaled, [variable.value for variable in variables])
         gradients = clip_across_replicas(self.optimizer, gradients)
         self.optimizer.apply_gradients(zip(gradients, variables, strict=True))
-        return self._report(nats, weight)
+        return self._report(losses, weight)
 
     def training_loss(
         self, x: tf.Tensor, condition: tf.Tensor | None, weight: tf.Tensor | None, seed: tf.Tensor
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        """Return what a training step minimises, [], and -log p(x) of each example, [batch].
+        """Return what a training step minimises, [], and the loss of each example that it logs, [batch].
 
-        A family whose loss is more than the mean of -log p(x) overrides this.
+        A family that minimises more than the mean of `example_loss` overrides this.
         """
-        nats = -self.raw_log_prob(x, condition, seed)
-        return weighted_mean(nats, weight), nats
+        losses = self.example_loss(x, condition, seed)
+        return weighted_mean(losses, weight), losses
+
+    def example_loss(self, x: tf.Tensor, condition: tf.Tensor | None, seed: tf.Tensor) -> tf.Tensor:
+        """Return the loss of each example, [batch]: -log p(x) in nats, unless `loss_in_nats` is False."""
+        return -self.raw_log_prob(x, condition, seed)
 
     def test_step(self, data: Any) -> dict[str, tf.Tensor]:
         """Score a batch."""
         x, condition, weight = feeding.unpack(self, data)
-        nats = -self.raw_log_prob(x, condition, self._noise_seed(_TEST_STREAM, 0))
-        return self._report(nats, weight)
+        losses = self.example_loss(x, condition, self._noise_seed(_TEST_STREAM, 0))
+        return self._report(losses, weight)
 
     def predict_step(self, data: Any) -> tf.Tensor:
         """Return log_prob of a batch."""
@@ -123,10 +131,10 @@ class Trainable:
     def _noise_seed(self, stream: int, step: Any) -> tf.Tensor:
         return random.fold_in(random.fold_in(random.as_seed(self.seed), stream), tf.cast(step, tf.int32))
 
-    def _report(self, nats: tf.Tensor, weight: tf.Tensor | None) -> dict[str, tf.Tensor]:
-        self._loss_tracker.update_state(nats, sample_weight=weight)
+    def _report(self, losses: tf.Tensor, weight: tf.Tensor | None) -> dict[str, tf.Tensor]:
+        self._loss_tracker.update_state(losses, sample_weight=weight)
         if self._bits_tracker is not None:
-            self._bits_tracker.update_state(nats / (self.event_size * np.log(2.0)), sample_weight=weight)
+            self._bits_tracker.update_state(losses / (self.event_size * np.log(2.0)), sample_weight=weight)
         return {metric.name: metric.result() for metric in self.metrics}
 
     # -- fit and evaluate ---------------------------------------------------------------------------
@@ -203,7 +211,10 @@ class Trainable:
         if not len(x):
             raise ValueError("adapt takes at least one example. Received: none")
         x = checks.data(self, x)  # type: ignore[arg-type]
-        self.chain.data_init(x, checks.condition(self, condition, tf.shape(x)[0]))  # type: ignore[arg-type]
+        self._set_from_data(x, checks.condition(self, condition, tf.shape(x)[0]))  # type: ignore[arg-type]
+
+    def _set_from_data(self, x: tf.Tensor, condition: tf.Tensor | None) -> None:
+        self.chain.data_init(x, condition)
 
 
 def weighted_mean(values: tf.Tensor, weight: tf.Tensor | None) -> tf.Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
@@ -52,6 +52,14 @@ class Velocity(Conditioner):
 
     def _velocity(self, x: tf.Tensor, time: tf.Tensor, condition: tf.Tensor | None) -> tf.Tensor:
         raise NotImplementedError
+
+    def guided(self, weight: Any) -> Callable[..., tf.Tensor]:
+        """Return a function as `velocity`, with classifier-free guidance of a weight.
+
+        Raises:
+            ValueError: the network knows no velocity without condition; see `flowzoo.networks.Guided`.
+        """
+        raise ValueError(f"{self.name} was not made for guidance: wrap it in flowzoo.networks.Guided.")
 
     def _dense(self, name: str, inputs: int, units: int, kind: str = "glorot_uniform") -> tuple:
         """Create a kernel and a bias."""

@@ -28,6 +28,8 @@ class Solving:
         log_det: whether log-determinants are wanted; without, they are zero and cost nothing.
         penalties: whether to collect what regularises.
         count: whether evaluations are counted (the result then has no adjoint gradient).
+        solver: solves the equation in place of the layer's own; None leaves it.
+        guidance: weight of classifier-free guidance for velocities that have it; None for none.
         index: how many layers have run: each has noise of its own.
         nfe: evaluations, a tensor a layer, [] or [batch].
         kinetic: the integral of |f|^2 over time, a tensor [batch] a layer.
@@ -39,6 +41,8 @@ class Solving:
     log_det: bool = True
     penalties: bool = False
     count: bool = False
+    solver: Any = None
+    guidance: Any = None
     index: int = 0
     nfe: list[tf.Tensor] = dataclasses.field(default_factory=list)
     kinetic: list[tf.Tensor] = dataclasses.field(default_factory=list)

@@ -1,0 +1,151 @@
+"""What families of continuous flows share: how their equation is solved, and what is said when it is not."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from flowzoo import random
+from flowzoo.layers.base import Shape, event_size
+from flowzoo.layers.continuous import EXACT_UP_TO, TRACES
+from flowzoo.models import checks
+from flowzoo.models.base import Flow
+from flowzoo.ode.scope import Solving, solving
+
+
+def traces_exactly(trace: str, event_shape: Shape) -> bool:
+    """Say whether a family takes the exact trace: where "auto" decides, for vectors of up to 16 entries.
+
+    Raises:
+        ValueError: `trace` is neither "auto", "exact" nor "hutchinson".
+    """
+    if trace not in TRACES:
+        raise ValueError(f"trace takes one of {', '.join(TRACES)}. Received: {trace!r}")
+    small = len(event_shape) != 3 and event_size(tuple(event_shape)) <= EXACT_UP_TO
+    return trace == "exact" or (trace == "auto" and small)
+
+
+@keras.saving.register_keras_serializable("flowzoo")
+class ContinuousModel(Flow):
+    """Base of families whose layers are `flowzoo.layers.ContinuousFlow`s, alone or among others.
+
+    It keys the noise of Hutchinson's estimator to the user's own example and `seed`, leaves the trace out
+    where no density is asked for, counts evaluations (`nfe`), and raises FloatingPointError from methods
+    called eagerly where "dopri5" did not arrive within `max_steps` (inside graphs and in exports the result
+    is NaN).
+
+    A family sets two attributes before it calls `Flow.__init__`, and has `max_steps` among its arguments.
+
+    Attributes:
+        exact_trace: whether all its log-determinants are exact; with Hutchinson's estimator
+            `sample_and_log_prob` scores its samples as `log_prob` does, in a second solution.
+        adaptive: whether its solver chooses its steps.
+    """
+
+    exact_trace: bool = False
+    adaptive: bool = False
+
+    # -- pure tensor functions ----------------------------------------------------------------------
+
+    def _scored(
+        self, x: tf.Tensor, condition: tf.Tensor | None, seed: tf.Tensor, **options: Any
+    ) -> tuple[tf.Tensor, Solving]:
+        """Return log_prob and what the continuous layers reported."""
+        with solving(example=x, seed=seed, **options) as orders:
+            return super().raw_log_prob(x, condition, seed), orders
+
+    def raw_log_prob(self, x: tf.Tensor, condition: tf.Tensor | None, seed: tf.Tensor) -> tf.Tensor:
+        """Return log p(x), with Hutchinson's noise keyed to `x` and `seed`; for use inside graphs."""
+        return self._scored(x, condition, seed)[0]
+
+    def raw_from_latent(self, z: tf.Tensor, condition: tf.Tensor | None, **orders: Any) -> tf.Tensor:
+        """Return f(z) without any trace, in `data_dtype`; `orders` as `flowzoo.ode.scope.Solving`."""
+        with solving(log_det=False, **orders):
+            return super().raw_from_latent(z, condition)
+
+    def raw_to_latent(self, x: tf.Tensor, condition: tf.Tensor | None) -> tf.Tensor:
+        """Return f^-1(x) without any trace (the middle of the bin if discrete)."""
+        with solving(log_det=False):
+            return super().raw_to_latent(x, condition)
+
+    def raw_sample_and_log_prob(
+        self, n: tf.Tensor, condition: tf.Tensor | None, temperature: tf.Tensor, seed: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """Draw n samples with their log_prob: one solution with the exact trace, else two."""
+        if self._one_solution:
+            return super().raw_sample_and_log_prob(n, condition, temperature, seed)
+        x = self.raw_sample(n, condition, temperature, seed)
+        return x, self.raw_log_prob(tf.cast(x, self.compute_dtype), condition, random.as_seed(0))
+
+    @property
+    def _one_solution(self) -> bool:
+        """Whether a sample and its log_prob come from one solution."""
+        return self.exact_trace and not self.discrete
+
+    def raw_nfe(self, x: tf.Tensor, condition: tf.Tensor | None) -> tf.Tensor:
+        """Return the evaluations of the velocity that log p(x) takes, for use inside graphs."""
+        log_prob, orders = self._scored(x, condition, random.as_seed(0), count=True)
+        counts = [tf.broadcast_to(count, tf.shape(log_prob)) for count in orders.nfe]
+        return tf.add_n([tf.zeros_like(log_prob, tf.int32), *counts])
+
+    # -- what users call ----------------------------------------------------------------------------
+
+    def nfe(self, x: Any, condition: Any = None) -> tf.Tensor:
+        """Return how often log_prob evaluates the velocity for each example.
+
+        Args:
+            x: data, [batch, *event_shape].
+            condition: [batch, *condition_shape], or one for all.
+
+        Returns:
+            An int32 tensor of shape [batch], summed over the flows. With fixed steps it is steps times the
+            stages of the method; with "dopri5" 2 and 6 an attempted step, and a batch waits for its largest.
+
+        Raises:
+            ValueError: as `log_prob`.
+        """
+        x = checks.data(self, x)
+        return self._graphs._call("nfe", x=x, condition=checks.condition(self, condition, tf.shape(x)[0]))
+
+    def log_prob(self, x: Any, condition: Any = None, seed: Any = None) -> tf.Tensor:
+        """Return log p(x | condition) in nats; `seed` is also that of Hutchinson's noise. See `Flow`."""
+        return self._arrived(super().log_prob(x, condition, seed))
+
+    def sample(self, n: Any, condition: Any = None, temperature: Any = 1.0, seed: Any = None) -> tf.Tensor:
+        """Draw n samples. See `Flow`."""
+        return self._arrived(super().sample(n, condition, temperature, seed))
+
+    def sample_and_log_prob(
+        self, n: Any, condition: Any = None, temperature: Any = 1.0, seed: Any = None
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """Draw n samples with their log_prob. See `Flow`."""
+        x, log_prob = super().sample_and_log_prob(n, condition, temperature, seed)
+        return x, self._arrived(log_prob)
+
+    def to_latent(self, x: Any, condition: Any = None) -> tf.Tensor:
+        """Return z = f^-1(x). See `Flow`."""
+        return self._arrived(super().to_latent(x, condition))
+
+    def from_latent(self, z: Any, condition: Any = None) -> tf.Tensor:
+        """Return x = f(z). See `Flow`."""
+        return self._arrived(super().from_latent(z, condition))
+
+    def _arrived(self, result: tf.Tensor, adaptive: bool | None = None) -> tf.Tensor:
+        """Raise where an eager call met the end of its steps; inside a graph NaN says so."""
+        adaptive = self.adaptive if adaptive is None else adaptive
+        if adaptive and result.dtype.is_floating and tf.executing_eagerly():
+            if not tf.is_symbolic_tensor(result) and np.isnan(np.asarray(result)).any():
+                raise FloatingPointError(
+                    f"{self.name}: some examples need more than max_steps={self.arguments['max_steps']} "
+                    f"steps, or have no finite path: the velocity is stiff or explodes. "
+                    f"{self._arrives_if}"
+                )
+        return result
+
+    @property
+    def _arrives_if(self) -> str:
+        """What helps where the equation cannot be solved."""
+        return "Raise max_steps, or loosen rtol and atol."

@@ -1,0 +1,450 @@
+"""Flow matching: continuous flows trained by regression on the velocity of given paths."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from flowzoo import random
+from flowzoo.bijectors import FlowDistribution
+from flowzoo.layers.base import FlowLayer, Shape
+from flowzoo.layers.continuous import ContinuousFlow
+from flowzoo.layers.multiscale import Reshape
+from flowzoo.models import checks
+from flowzoo.models.continuous import ContinuousModel, traces_exactly
+from flowzoo.models.couplings import COUPLINGS, couple
+from flowzoo.models.preprocessing import preprocessing_layers, resolve_num_values
+from flowzoo.models.probability_paths import make_path
+from flowzoo.networks.guidance import Guided
+from flowzoo.networks.unet import UNet
+from flowzoo.networks.velocity import ConcatSquash, ConvConcatSquash, TimeMLP, Velocity
+from flowzoo.ode import ADAPTIVE, FixedSolver, make_solver
+from flowzoo.ode.divergence import example_noise
+
+NETWORKS = ("mlp", "concat_squash")
+IMAGE_NETWORKS = ("unet", "conv")
+# Streams of an example's noise: the latent, the time, whether the condition is dropped, the pair drawn.
+# Dequantisation has the seed itself, Hutchinson's estimator 0x0DE.
+_LATENT, _TIME, _DROP, _PAIR = 0xF10, 0xF11, 0xF12, 0xF13
+
+
+@keras.saving.register_keras_serializable("flowzoo")
+class FlowMatching(ContinuousModel):
+    """Flow matching: dx/dt = f(x, t, condition) from noise at t = 0 to data at t = 1, learned by regression.
+
+    Training draws a noise z for each example x (after preprocessing) and a time t, goes to the place x_t on
+    a path from z to x, and regresses f on the velocity u_t there:
+
+        loss = mean over examples, t and entries of (f(x_t, t, condition) - u_t)^2.
+
+    No equation is solved: a step costs one evaluation of f. The minimiser moves the normal distribution to
+    that of the data, with log p(x) = log N(z; 0, I) - integral of tr(df/dx) dt as for `FFJORD`; its
+    log_prob, samples, solvers, NFE and errors are those described there.
+
+    `loss` and `val_loss` are this regression loss, not nats: it has no unit, it never reaches 0 (paths
+    cross), and its noise is large. Nats come from `model.log_prob`. The noise, the time and the pairs are
+    functions of each example and the seed: new at each step of training, the same at each evaluation.
+    With a minibatch coupling they also depend on the batch, and under several replicas on the replica's
+    part of it.
+
+    Paths ("ot", "vp", "rectified"): `flowzoo.models.probability_paths`. With "ot" and "vp" the model's
+    density at t = 1 is that of the data blurred by `sigma_min` standard deviations.
+
+    Couplings (`flowzoo.models.couplings`): "exact" and "sinkhorn" give the noises of a batch to its
+    examples by optimal transport, for straighter paths. Noise must not move between conditions, or the model
+    samples another conditional distribution than it learned: with class labels the transport is one within
+    each class of the batch, and with any other condition a coupling is refused. "exact" takes SciPy's
+    assignment on the host (2 ms at a batch of 256, 12 ms at 512) and is not compiled by XLA.
+
+    Guidance: with `condition_dropout` the network also learns to go without its condition (all zeros, with
+    an indicator unless it is a class label: `flowzoo.networks.Guided`), and `sample` can follow
+    (1 + w) f(x, t, c) - w f(x, t, none). log_prob, to_latent, from_latent, bijector and distribution are
+    always those of the conditional model without guidance, also that log_prob which
+    `sample_and_log_prob` gives for guided samples: what is sampled with guidance has no density here.
+
+    Few steps: straighten the paths by `flowzoo.models.rectify.reflow`, then distil them into one Euler step.
+
+    Args:
+        event_shape: shape of one example; (height, width, channels) for images.
+        condition_shape: shape of one condition, or None.
+        num_classes: number of classes, where the condition is a class label.
+        path: "ot" (straight, at constant speed), "vp" (variance-preserving diffusion) or "rectified".
+        sigma_min: standard deviation of the noise left at t = 1, on the scale of the preprocessed data.
+        coupling: "independent", "exact" or "sinkhorn".
+        entropy: of "sinkhorn", relative to the mean cost.
+        condition_dropout: probability with which training drops an example's condition.
+        guidance: w, the weight of classifier-free guidance in `sample`, at least -1; 0 for none.
+        network: velocity of a vector, "mlp" or "concat_squash".
+        image_network: velocity of an image, "unet" or "conv".
+        hidden_units: hidden layers of the velocity of a vector.
+        filters: channels of each level of "unet", or of each hidden layer of "conv".
+        blocks: residual blocks on a level of "unet".
+        attention: whether the lowest level of "unet" has self-attention.
+        activation: of the hidden layers, smooth.
+        solver: "rk4", "euler", "midpoint", "heun" or "dopri5".
+        steps: of the fixed-step solvers.
+        rtol: relative tolerance of "dopri5".
+        atol: absolute tolerance of "dopri5".
+        max_steps: largest number of steps that "dopri5" attempts.
+        trace: "exact", "hutchinson" or "auto": exact for vectors of up to 16 entries.
+        noise: of Hutchinson's estimator, "rademacher" or "gaussian".
+        gradient: of log_prob, "backprop", "adjoint" or "auto" (adjoint for "dopri5").
+        preprocessing: see `flowzoo.models.preprocessing`; "auto" is "symmetric" for discrete data, else
+            "standardize". The regression weighs all places alike, and the logit's long tails at black and
+            white would take most of it; on [-1, 1] the spread of images is about that of the noise.
+        num_values: number of values of discrete data; None if continuous; "auto": 256 for images.
+        alpha: of the logit, with preprocessing="logit".
+        **kwargs: of `Flow` (name, dtype).
+
+    Raises:
+        ValueError: an unknown name, a number out of range, a coupling with a condition that is no class
+            label, guidance or dropout without a condition, or guidance without dropout.
+        FloatingPointError: (methods called eagerly) "dopri5" did not arrive within `max_steps`.
+
+    References:
+        Lipman et al., Flow Matching for Generative Modeling (2022), https://arxiv.org/abs/2210.02747,
+        equations 9 and 18 to 23; Liu et al., Flow Straight and Fast (2022),
+        https://arxiv.org/abs/2209.03003; Tong et al. (2023), https://arxiv.org/abs/2302.00482; Ho & Salimans
+        (2022), https://arxiv.org/abs/2207.12598.
+    """
+
+    family: ClassVar[str | None] = "flow_matching"
+    small: ClassVar[dict[str, Any]] = {
+        "hidden_units": (16,),
+        "image_network": "conv",
+        "filters": (16,),
+        "steps": 4,
+    }
+    loss_in_nats: ClassVar[bool] = False
+
+    def __init__(
+        self,
+        event_shape: Shape,
+        condition_shape: Shape | None = None,
+        num_classes: int | None = None,
+        path: str = "ot",
+        sigma_min: float = 1e-3,
+        coupling: str = "independent",
+        entropy: float = 0.05,
+        condition_dropout: float = 0.0,
+        guidance: float = 0.0,
+        network: str = "mlp",
+        image_network: str = "unet",
+        hidden_units: Sequence[int] = (128, 128, 128),
+        filters: Sequence[int] = (64, 128, 128),
+        blocks: int = 2,
+        attention: bool = True,
+        activation: str = "silu",
+        solver: str = "rk4",
+        steps: int = 32,
+        rtol: float = 1e-5,
+        atol: float = 1e-5,
+        max_steps: int = 1000,
+        trace: str = "auto",
+        noise: str = "rademacher",
+        gradient: str = "auto",
+        preprocessing: str = "auto",
+        num_values: int | str | None = "auto",
+        alpha: float = 0.05,
+        **kwargs: Any,
+    ) -> None:
+        solving_arguments: dict[str, Any] = {
+            "solver": solver,
+            "steps": steps,
+            "rtol": rtol,
+            "atol": atol,
+            "max_steps": max_steps,
+            "noise": noise,
+            "gradient": gradient,
+        }
+        network_arguments: dict[str, Any] = {
+            "network": network,
+            "image_network": image_network,
+            "hidden_units": list(hidden_units),
+            "filters": list(filters),
+            "blocks": blocks,
+            "attention": attention,
+            "activation": activation,
+        }
+        arguments = {
+            "path": path,
+            "sigma_min": sigma_min,
+            "coupling": coupling,
+            "entropy": entropy,
+            "condition_dropout": condition_dropout,
+            "guidance": guidance,
+            **network_arguments,
+            **solving_arguments,
+            "trace": trace,
+            "preprocessing": preprocessing,
+            "num_values": num_values,
+            "alpha": alpha,
+        }
+        conditional = condition_shape is not None or num_classes is not None
+        _check_coupling(coupling, entropy, conditional and num_classes is None)
+        self.exact_trace = traces_exactly(trace, event_shape)
+        self.adaptive = solver == ADAPTIVE
+        self.probability_path = make_path(path, sigma_min)
+        self.coupling, self.entropy = coupling, float(entropy)
+        self.condition_dropout = _checked_dropout(condition_dropout, conditional)
+        self.guidance = _checked_guidance(guidance, self.condition_dropout)
+        velocity = _velocity(len(event_shape) == 3, **network_arguments)
+        if self.condition_dropout:
+            velocity = Guided(velocity, indicator=num_classes is None)
+        exact = "exact" if self.exact_trace else "hutchinson"
+        layers: list[FlowLayer] = [ContinuousFlow(velocity, trace=exact, **solving_arguments)]
+        layers += [] if len(event_shape) in (1, 3) else [Reshape()]
+        if preprocessing == "auto" and resolve_num_values(num_values, event_shape):
+            preprocessing = "symmetric"
+        layers += preprocessing_layers(preprocessing, event_shape, num_values, alpha)
+        super().__init__(
+            layers, event_shape, condition_shape, num_classes, family_arguments=arguments, **kwargs
+        )
+
+    # -- training -----------------------------------------------------------------------------------
+
+    @property
+    def prefers_xla(self) -> dict[str, bool]:  # type: ignore[override]
+        """Whether fit compiles with XLA by itself: on a GPU, but for a coupling on the host."""
+        return {"CPU": False, "GPU": self.coupling != "exact"}
+
+    def compile(self, *args: Any, jit_compile: bool | str = "auto", **kwargs: Any) -> None:
+        """Configure training; see `Flow.compile`.
+
+        Raises:
+            ValueError: XLA is asked for with coupling="exact", or what `Flow.compile` refuses.
+        """
+        if jit_compile is True and self.coupling == "exact":
+            raise ValueError(
+                "coupling='exact' is computed on the host, which XLA cannot compile: leave jit_compile to "
+                "'auto', or take coupling='sinkhorn'. Received: jit_compile=True"
+            )
+        super().compile(*args, jit_compile=jit_compile, **kwargs)
+
+    @property
+    def velocity(self) -> Velocity:
+        """The network f."""
+        return self.chain.chained[0].velocity
+
+    def example_loss(self, x: tf.Tensor, condition: tf.Tensor | None, seed: tf.Tensor) -> tf.Tensor:
+        """Return the regression loss of each example, [batch]: the mean over its entries."""
+        goal = tf.stop_gradient(self.preprocessed(x, condition, seed))
+        z = example_noise("gaussian", x, random.fold_in(seed, _LATENT), self.latent_shape, goal.dtype)
+        labels = condition if self.num_classes else None
+        z = couple(self.coupling, z, goal, labels, _one_uniform(x, seed, _PAIR, goal.dtype), self.entropy)
+        time = _one_uniform(x, seed, _TIME, goal.dtype)
+        kept = None
+        if self.condition_dropout:
+            kept = _one_uniform(x, seed, _DROP, goal.dtype) >= self.condition_dropout
+        return self.velocity_loss(tf.stop_gradient(z), goal, time, condition, kept)
+
+    def velocity_loss(
+        self,
+        z: tf.Tensor,
+        goal: tf.Tensor,
+        time: tf.Tensor,
+        condition: tf.Tensor | None,
+        kept: tf.Tensor | None = None,
+    ) -> tf.Tensor:
+        """Return the regression loss of pairs, [batch], for use inside graphs.
+
+        Args:
+            z: noise, [batch, *latent_shape].
+            goal: where the path from z ends, of the same shape: preprocessed data.
+            time: [batch].
+            condition: as the layers take it, or None.
+            kept: bool [batch], whose condition is kept; None keeps all.
+        """
+        place = self.probability_path(z, goal, time)
+        if kept is None:
+            velocity = self.velocity.velocity(place.point, time, condition)
+        else:
+            velocity = self.velocity.dropped(place.point, time, condition, kept)
+        axes = list(range(1, goal.shape.rank))
+        return tf.reduce_mean(tf.square(velocity - place.velocity), axes)
+
+    def preprocessed(self, x: tf.Tensor, condition: tf.Tensor | None, seed: tf.Tensor) -> tf.Tensor:
+        """Return data as the velocity sees them at t = 1, with dequantisation noise if discrete."""
+        outer = list(self.chain.chained[1:])
+        if self.discrete:
+            x = outer.pop().noisy_inverse(x, seed)[0]
+        for layer in reversed(outer):
+            x = layer.flow_inverse(x, condition)[0]
+        return x
+
+    def _set_from_data(self, x: tf.Tensor, condition: tf.Tensor | None) -> None:
+        for layer in reversed(self.chain.chained[1:]):  # nothing in the velocity is: spare its solution
+            x = layer.data_init(x, condition)
+
+    # -- sampling -----------------------------------------------------------------------------------
+
+    def raw_sample(
+        self,
+        n: tf.Tensor,
+        condition: tf.Tensor | None,
+        temperature: tf.Tensor,
+        seed: tf.Tensor,
+        **orders: Any,
+    ) -> tf.Tensor:
+        """Draw n samples with the model's guidance; `orders` as `flowzoo.ode.scope.Solving`."""
+        orders.setdefault("guidance", self.guidance or None)
+        return self.raw_from_latent(self.raw_draw(n, condition, temperature, seed), condition, **orders)
+
+    @property
+    def _one_solution(self) -> bool:
+        return super()._one_solution and not self.guidance
+
+    def sample(
+        self,
+        n: Any,
+        condition: Any = None,
+        temperature: Any = 1.0,
+        seed: Any = None,
+        *,
+        guidance: float | None = None,
+        solver: str | None = None,
+        steps: int | None = None,
+    ) -> tf.Tensor:
+        """Draw n samples. See `Flow`; the additional arguments stand for the model's own in this call.
+
+        Each kind of solver and number of steps is traced once. Guidance doubles the cost.
+
+        Args:
+            n: number of samples, an integer of at least 0.
+            condition: [n, *condition_shape], or one for all.
+            temperature: spread of the noise, above 0.
+            seed: an integer or an int32 pair; None draws afresh at each call.
+            guidance: weight of classifier-free guidance, at least -1 (no condition); 0 for none.
+            solver: "rk4", "euler", "midpoint", "heun" or "dopri5".
+            steps: of the fixed-step solvers.
+
+        Raises:
+            ValueError: as `Flow.sample`, an unknown solver, steps below 1, or guidance of a model that was
+                not trained for it.
+            TypeError: n is not an integer.
+        """
+        if guidance is None and solver is None and steps is None:
+            return super().sample(n, condition, temperature, seed)
+        orders, key = self.orders(guidance, solver, steps)
+        weight = orders.pop("guidance")
+        names = ("n", "condition", "temperature", "seed")
+        given = dict(zip(names, self._draw_arguments(n, condition, temperature, seed), strict=True))
+        if weight is not None:
+            given["guidance"] = tf.constant(weight, self.compute_dtype)
+
+        def draw(n: Any, condition: Any, temperature: Any, seed: Any, weight: Any = None) -> tf.Tensor:
+            return self.raw_sample(n, condition, temperature, seed, guidance=weight, **orders)
+
+        result = self._graphs.run(("sample", weight is not None, *key), draw, **given)
+        return self._arrived(result, key[0] == ADAPTIVE)
+
+    def orders(
+        self, guidance: float | None = None, solver: str | None = None, steps: int | None = None
+    ) -> tuple[dict[str, Any], tuple[str, int]]:
+        """Return orders (see `flowzoo.ode.scope`) with None as the model's own, and what names the solver.
+
+        Raises:
+            ValueError: as `sample`.
+        """
+        weight = _checked_guidance(self.guidance if guidance is None else guidance, self.condition_dropout)
+        own = self.arguments
+        name = own["solver"] if solver is None else solver
+        steps = own["steps"] if steps is None else steps
+        made = make_solver(name, steps, own["rtol"], own["atol"], own["max_steps"])
+        FixedSolver(steps=steps)  # raises for steps that are no positive integer
+        return {"solver": made, "guidance": weight or None}, (name, steps)
+
+    def distribution(self, condition: Any = None) -> FlowDistribution:
+        """Return the flow, without guidance, as a `tfp.distributions.Distribution`. See `Flow`."""
+        if not self.guidance:
+            return super().distribution(condition)
+        if condition is None:
+            checks.condition(self, None)  # raises
+        return FlowDistribution(_Unguided(self), condition, name=self.name)
+
+
+class _Unguided:
+    """A model whose samples follow the density that it has."""
+
+    def __init__(self, model: FlowMatching) -> None:
+        self._model = model
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._model, name)
+
+    def sample(self, n: Any, condition: Any = None, temperature: Any = 1.0, seed: Any = None) -> tf.Tensor:
+        return self._model.sample(n, condition, temperature, seed, guidance=0.0)
+
+    def sample_and_log_prob(
+        self, n: Any, condition: Any = None, temperature: Any = 1.0, seed: Any = None
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        x = self.sample(n, condition, temperature, seed)
+        return x, self._model.log_prob(x, condition)
+
+
+def _one_uniform(x: tf.Tensor, seed: tf.Tensor, stream: int, dtype: Any) -> tf.Tensor:
+    """Return a number in [0, 1) for each example, [batch]."""
+    uniform = random.example_uniform(x, random.fold_in(seed, stream), dtype)
+    return tf.reshape(uniform, [-1, int(np.prod(x.shape[1:], dtype="int64"))])[:, 0]
+
+
+def _velocity(
+    image: bool,
+    network: str,
+    image_network: str,
+    hidden_units: Sequence[int],
+    filters: Sequence[int],
+    blocks: int,
+    attention: bool,
+    activation: str,
+) -> Velocity:
+    for name, value, known in (
+        ("network", network, NETWORKS),
+        ("image_network", image_network, IMAGE_NETWORKS),
+    ):
+        if value not in known:
+            raise ValueError(f"{name} takes one of {', '.join(known)}. Received: {value!r}")
+    if not image:
+        return (TimeMLP if network == "mlp" else ConcatSquash)(hidden_units, activation)
+    if image_network == "conv":
+        return ConvConcatSquash(filters, activation)
+    return UNet(filters, blocks, attention, activation)
+
+
+def _check_coupling(coupling: str, entropy: float, unlabelled: bool) -> None:
+    if coupling not in COUPLINGS:
+        raise ValueError(f"coupling takes one of {', '.join(COUPLINGS)}. Received: {coupling!r}")
+    if isinstance(entropy, bool) or not isinstance(entropy, int | float) or not 0 < entropy < np.inf:
+        raise ValueError(f"entropy takes a positive number. Received: {entropy!r}")
+    if unlabelled and coupling != "independent":
+        raise ValueError(
+            f"A minibatch coupling exchanges noise between examples, and between different conditions that "
+            f"would change the conditional distribution: take coupling='independent', or num_classes= where "
+            f"the condition is a class label. Received: coupling={coupling!r} with condition_shape"
+        )
+
+
+def _checked_dropout(value: float, conditional: bool) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1:
+        raise ValueError(f"condition_dropout takes a number in [0, 1). Received: {value!r}")
+    if value and not conditional:
+        raise ValueError(
+            f"condition_dropout needs a condition: give num_classes or condition_shape. Received: {value!r}"
+        )
+    return float(value)
+
+
+def _checked_guidance(value: float, dropout: float) -> float:
+    number = isinstance(value, int | float | np.number) and not isinstance(value, bool)
+    if not number or not -1 <= value < np.inf:
+        raise ValueError(f"guidance takes a number of at least -1. Received: {value!r}")
+    if value and not dropout:
+        raise ValueError(
+            f"guidance needs a conditional model trained with condition_dropout above 0. Received: "
+            f"guidance={value!r}, condition_dropout={dropout!r}"
+        )
+    return float(value)

@@ -1,9 +1,10 @@
-"""The one source of noise: counter-based, stateless, the same under XLA and without it.
+"""The one source of noise: counter-based and stateless.
 
-Two kinds of noise are needed. Noise of a shape (`normal`, `uniform`) comes from TensorFlow's
-Philox generator. Noise of an example (`example_uniform`) is a hash of the example's own content and
-a seed: it does not depend on the batch, the position in it or the replica that holds it, so that a
-score is a function of the example and a run under several replicas equals a run under one.
+Two kinds of noise are needed. Noise of a shape (`normal`, `uniform`) comes from TensorFlow's Philox
+generator, which draws the same bits eagerly and in graphs, and under XLA other bits of the same law.
+Noise of an example (`example_uniform`) is a hash of the example's own content and a seed: it does not
+depend on the batch, the position in it, the replica that holds it or XLA, so that a score is a function
+of the example and a run under several replicas equals a run under one.
 """
 
 from __future__ import annotations

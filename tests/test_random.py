@@ -58,13 +58,21 @@ def test_seeds_are_independent() -> None:
     assert np.abs(np.corrcoef(draws)[~np.eye(6, dtype=bool)]).max() < 0.05
 
 
-@pytest.mark.parametrize("name", ["normal", "uniform"])
-def test_xla_draws_the_same_bits(name: str) -> None:
-    draw = getattr(random, name)
-    assert np.array_equal(draw([64, 3], 5), tf.function(lambda: draw([64, 3], 5), jit_compile=True)())
+@pytest.mark.parametrize(("name", "law"), [("normal", "norm"), ("uniform", "uniform")])
+def test_graphs_draw_the_same_bits_and_xla_the_same_law(name: str, law: str) -> None:
+    draw, seed = getattr(random, name), tf.constant([5, 6])
+    graph = tf.function(lambda seed: draw([6000], seed))
+    assert np.array_equal(draw([6000], seed), graph(seed))
+    compiled = tf.function(lambda seed: draw([6000], seed), jit_compile=True)(seed)
+    assert stats.kstest(np.asarray(compiled), law).pvalue > 1e-3
+
+
+def test_noise_of_examples_is_the_same_bits_under_xla() -> None:
     x = pictures(8)
-    compiled = tf.function(lambda x: random.example_uniform(x, 5), jit_compile=True)
-    assert np.array_equal(random.example_uniform(x, 5), compiled(x))
+    compiled = tf.function(lambda x, seed: random.example_uniform(x, seed), jit_compile=True)
+    assert np.array_equal(random.example_uniform(x, [5, 6]), compiled(x, tf.constant([5, 6])))
+    folded = tf.function(lambda seed: random.fold_in(seed, 3), jit_compile=True)
+    assert np.array_equal(random.fold_in([5, 6], 3), folded(tf.constant([5, 6])))
 
 
 def test_seeds_of_every_form() -> None:

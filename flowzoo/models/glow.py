@@ -70,7 +70,7 @@ class Glow(Flow):
         log_scale_bound: float = 2.0,
         split_prior: str = "learned",
         base: Any = "normal",
-        preprocessing: str = "auto",
+        preprocessing: Any = "auto",
         num_values: int | str | None = "auto",
         alpha: float = 0.05,
         **kwargs: Any,

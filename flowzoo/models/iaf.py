@@ -71,7 +71,7 @@ class IAF(Flow):
         tail_bound: float = 3.0,
         tolerance: float = 0.0,
         base: Any = "normal",
-        preprocessing: str = "auto",
+        preprocessing: Any = "auto",
         num_values: int | str | None = "auto",
         alpha: float = 1e-6,
         **kwargs: Any,

@@ -68,7 +68,7 @@ class MAF(Flow):
         order: str = "reverse",
         log_scale_bound: float = 2.0,
         base: Any = "normal",
-        preprocessing: str = "auto",
+        preprocessing: Any = "auto",
         num_values: int | str | None = "auto",
         alpha: float = 1e-6,
         transform: str = "affine",

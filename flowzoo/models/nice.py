@@ -54,7 +54,7 @@ class NICE(Flow):
         hidden_units: Sequence[int] = (256, 256),
         activation: str = "relu",
         base: Any = "logistic",
-        preprocessing: str = "auto",
+        preprocessing: Any = "auto",
         num_values: int | str | None = "auto",
         **kwargs: Any,
     ) -> None:

@@ -73,7 +73,7 @@ class RealNVP(Flow):
         log_scale_bound: float = 2.0,
         split_prior: str = "none",
         base: Any = "normal",
-        preprocessing: str = "auto",
+        preprocessing: Any = "auto",
         num_values: int | str | None = "auto",
         alpha: float = 0.05,
         **kwargs: Any,

@@ -25,7 +25,6 @@ SPECS: dict[str, Any] = {
     "student_t": {"name": "student_t", "degrees": 4.5},
     "learned_student_t": {"name": "student_t", "degrees": 3.0, "learned": True},
     "mixture": {"name": "mixture", "components": 3},
-    "one_component": {"name": "mixture", "components": 1},
     "uniform": "uniform",
     "narrow_uniform": {"name": "uniform", "low": -1.0, "high": 0.5},
 }
@@ -78,13 +77,13 @@ def check_integral(base: BaseDistribution, reach: float = 14.0) -> None:
     def log_density(u: np.ndarray) -> np.ndarray:
         return np.asarray(base.log_prob(tf.constant(stretch(u), base.compute_dtype))) + slope(u).sum(-1)
 
-    total = integral(log_density, np.full(size, low), np.full(size, high), 20001 if size == 1 else 1001)
+    total = integral(log_density, np.full(size, low), np.full(size, high), 20001 if size == 1 else 601)
     assert abs(total - 1) < 1e-3, f"the density integrates to {total:.5f}"
 
 
 def check_samples(base: BaseDistribution, temperature: float = 1.0, jit_compile: bool = False) -> None:
     """Each entry of samples follows its marginal distribution (KS), and entries correlate as they must."""
-    draw = tf.function(lambda seed: base.sample((20000, 2), seed, temperature), jit_compile=jit_compile)
+    draw = tf.function(lambda seed: base.sample((8000, 2), seed, temperature), jit_compile=jit_compile)
     z = np.asarray(draw(tf.constant([3, 4])))
     grid = np.linspace(-60, 60, 20001) if not isinstance(base, Uniform) else np.linspace(-4, 4, 20001)
     for entry in range(2):
@@ -133,9 +132,7 @@ def check_gradients(base: BaseDistribution) -> None:
         loss = tf.reduce_sum(base.log_prob(z))
     for weight, gradient in zip(base.trainable_weights, tape.gradient(loss, weights), strict=True):
         assert gradient is not None and np.all(np.isfinite(gradient)), weight.name
-        # With one component its weight is 1 whatever its logit.
-        alone = weight.name == "logits" and weight.shape[0] == 1
-        assert alone or np.all(np.asarray(gradient) != 0), f"a part of {weight.name} learns nothing"
+        assert np.all(np.asarray(gradient) != 0), f"a part of {weight.name} learns nothing"
 
 
 def check_modes(base: BaseDistribution) -> None:

@@ -63,7 +63,7 @@ class FFJORD(ContinuousModel):
         gradient: "backprop", "adjoint" or "auto" (adjoint for "dopri5").
         kinetic: weight in the training loss of the integral of |f|^2, in nats (RNODE).
         jacobian: weight in the training loss of the integral of the squared Frobenius norm of df/dx.
-        base: "normal" or "logistic".
+        base: as `Flow`: "normal", {"name": "mixture", "components": 5} ...
         preprocessing: see `flowzoo.models.preprocessing`.
         num_values: number of values of discrete data; None if continuous; "auto": 256 for images.
         alpha: of the logit.
@@ -104,8 +104,8 @@ class FFJORD(ContinuousModel):
         gradient: str = "auto",
         kinetic: float = 0.0,
         jacobian: float = 0.0,
-        base: str = "normal",
-        preprocessing: str = "auto",
+        base: Any = "normal",
+        preprocessing: Any = "auto",
         num_values: int | str | None = "auto",
         alpha: float = 0.05,
         **kwargs: Any,

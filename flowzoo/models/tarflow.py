@@ -14,7 +14,6 @@ from flowzoo.layers.noise import GaussianNoise
 from flowzoo.layers.patchify import Patchify
 from flowzoo.layers.preprocessing import Dequantize
 from flowzoo.layers.transformer_autoregressive import TransformerAutoregressive
-from flowzoo.models import feeding
 from flowzoo.models.tarflow_arguments import (
     checked_denoise,
     checked_dropout,
@@ -23,7 +22,7 @@ from flowzoo.models.tarflow_arguments import (
     default_patch_size,
 )
 from flowzoo.models.tarflow_sampling import _Sampling
-from flowzoo.models.trainable import _TEST_STREAM, weighted_mean
+from flowzoo.models.trainable import weighted_mean
 from flowzoo.networks.transformer import CausalTransformer
 
 # Which conditions are left out in training must not depend on the noise of dequantisation.
@@ -72,7 +71,7 @@ class TarFlow(_Sampling):
         guidance: w of `sample`, unless it is given another, and of exports; 0 is the conditional model.
         noise_std: standard deviation of the noise of training, in the units of the data; 0: none.
         denoise: whether `sample`, unless it is told, and exports denoise.
-        base: "normal" or "logistic".
+        base: as `Flow`.
         preprocessing: see `flowzoo.models.preprocessing`; with noise "standardize" or "none".
         num_values: number of values of discrete data; None if continuous; "auto": 256 for images
             (continuous with noise).
@@ -116,8 +115,8 @@ class TarFlow(_Sampling):
         guidance: float = 0.0,
         noise_std: float = 0.0,
         denoise: bool = False,
-        base: str = "normal",
-        preprocessing: str = "auto",
+        base: Any = "normal",
+        preprocessing: Any = "auto",
         num_values: int | str | None = "auto",
         alpha: float = 0.05,
         **kwargs: Any,
@@ -176,6 +175,10 @@ class TarFlow(_Sampling):
             total += log_det
         return self.base.log_prob(x, condition) + total
 
+    def example_loss(self, x: tf.Tensor, condition: tf.Tensor | None, seed: tf.Tensor) -> tf.Tensor:
+        """Return -log p of each example with the noise of training, [batch]."""
+        return -self._noisy_log_prob(x, condition, seed)
+
     def training_loss(
         self, x: tf.Tensor, condition: tf.Tensor | None, weight: tf.Tensor | None, seed: tf.Tensor
     ) -> tuple[tf.Tensor, tf.Tensor]:
@@ -187,9 +190,3 @@ class TarFlow(_Sampling):
             keep = uniform[:, 0] >= self.condition_dropout
         nats = -self._noisy_log_prob(x, condition, seed, keep)
         return weighted_mean(nats, weight), nats
-
-    def test_step(self, data: Any) -> dict[str, tf.Tensor]:
-        """Score a batch, with the noise of training and all conditions."""
-        x, condition, weight = feeding.unpack(self, data)
-        nats = -self._noisy_log_prob(x, condition, self._noise_seed(_TEST_STREAM, 0))
-        return self._report(nats, weight)

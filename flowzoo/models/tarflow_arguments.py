@@ -61,7 +61,7 @@ def checked_denoise(value: Any, noise_std: float) -> bool:
 
 
 def data_layers(
-    kind: str, event_shape: Shape, num_values: int | str | None, alpha: float, noise_std: float
+    kind: Any, event_shape: Shape, num_values: int | str | None, alpha: float, noise_std: float
 ) -> list[FlowLayer]:
     """Return the layers next to the data, from latent to data, the noise last.
 

@@ -112,8 +112,9 @@ class CausalTransformer(Conditioner):
     token from the cached keys and values of those before it: T steps cost as many operations as one pass
     (attention twice as many), where without a cache they would cost T passes.
 
-    Hidden layers follow a mixed policy. A pass and a step round differently: under float32 the parameters
-    differ in the last digits, under bfloat16 in the third, and so do samples and the latents found again.
+    Hidden layers follow a mixed policy. A pass and the steps may round differently, and samples then differ
+    from what a pass would give by as much. With the trained entry `test_tarflow` on the CPU data to latent to
+    data errs by 3e-5 of the step between two pixel values at most, in float32 and under mixed_bfloat16.
 
     Args:
         hidden_size: d, the width of a token.

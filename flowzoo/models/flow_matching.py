@@ -10,30 +10,32 @@ import numpy as np
 import tensorflow as tf
 
 from flowzoo import random
-from flowzoo.bijectors import FlowDistribution
 from flowzoo.layers.base import FlowLayer, Shape
 from flowzoo.layers.continuous import ContinuousFlow
 from flowzoo.layers.multiscale import Reshape
-from flowzoo.models import checks
-from flowzoo.models.continuous import ContinuousModel, traces_exactly
-from flowzoo.models.couplings import COUPLINGS, couple
+from flowzoo.models.continuous import traces_exactly
+from flowzoo.models.couplings import couple
+from flowzoo.models.flow_matching_arguments import (
+    check_coupling,
+    checked_dropout,
+    checked_guidance,
+    make_velocity,
+)
+from flowzoo.models.guided import GuidedModel
 from flowzoo.models.preprocessing import preprocessing_layers, resolve_num_values
 from flowzoo.models.probability_paths import make_path
 from flowzoo.networks.guidance import Guided
-from flowzoo.networks.unet import UNet
-from flowzoo.networks.velocity import ConcatSquash, ConvConcatSquash, TimeMLP, Velocity
-from flowzoo.ode import ADAPTIVE, FixedSolver, make_solver
+from flowzoo.networks.velocity import Velocity
+from flowzoo.ode import ADAPTIVE
 from flowzoo.ode.divergence import example_noise
 
-NETWORKS = ("mlp", "concat_squash")
-IMAGE_NETWORKS = ("unet", "conv")
 # Streams of an example's noise: the latent, the time, whether the condition is dropped, the pair drawn.
 # Dequantisation has the seed itself, Hutchinson's estimator 0x0DE.
 _LATENT, _TIME, _DROP, _PAIR = 0xF10, 0xF11, 0xF12, 0xF13
 
 
 @keras.saving.register_keras_serializable("flowzoo")
-class FlowMatching(ContinuousModel):
+class FlowMatching(GuidedModel):
     """Flow matching: dx/dt = f(x, t, condition) from noise at t = 0 to data at t = 1, learned by regression.
 
     Training draws a noise z for each example x (after preprocessing) and a time t, goes to the place x_t on
@@ -185,14 +187,14 @@ class FlowMatching(ContinuousModel):
             "alpha": alpha,
         }
         conditional = condition_shape is not None or num_classes is not None
-        _check_coupling(coupling, entropy, conditional and num_classes is None)
+        check_coupling(coupling, entropy, conditional and num_classes is None)
         self.exact_trace = traces_exactly(trace, event_shape)
         self.adaptive = solver == ADAPTIVE
         self.probability_path = make_path(path, sigma_min)
         self.coupling, self.entropy = coupling, float(entropy)
-        self.condition_dropout = _checked_dropout(condition_dropout, conditional)
-        self.guidance = _checked_guidance(guidance, self.condition_dropout)
-        velocity = _velocity(len(event_shape) == 3, **network_arguments)
+        self.condition_dropout = checked_dropout(condition_dropout, conditional)
+        self.guidance = checked_guidance(guidance, self.condition_dropout)
+        velocity = make_velocity(len(event_shape) == 3, **network_arguments)
         if self.condition_dropout:
             velocity = Guided(velocity, indicator=num_classes is None)
         exact = "exact" if self.exact_trace else "hutchinson"
@@ -280,171 +282,8 @@ class FlowMatching(ContinuousModel):
         for layer in reversed(self.chain.chained[1:]):  # nothing in the velocity is: spare its solution
             x = layer.data_init(x, condition)
 
-    # -- sampling -----------------------------------------------------------------------------------
-
-    def raw_sample(
-        self,
-        n: tf.Tensor,
-        condition: tf.Tensor | None,
-        temperature: tf.Tensor,
-        seed: tf.Tensor,
-        **orders: Any,
-    ) -> tf.Tensor:
-        """Draw n samples with the model's guidance; `orders` as `flowzoo.ode.scope.Solving`."""
-        orders.setdefault("guidance", self.guidance or None)
-        return self.raw_from_latent(self.raw_draw(n, condition, temperature, seed), condition, **orders)
-
-    @property
-    def _one_solution(self) -> bool:
-        return super()._one_solution and not self.guidance
-
-    def sample(
-        self,
-        n: Any,
-        condition: Any = None,
-        temperature: Any = 1.0,
-        seed: Any = None,
-        *,
-        guidance: float | None = None,
-        solver: str | None = None,
-        steps: int | None = None,
-    ) -> tf.Tensor:
-        """Draw n samples. See `Flow`; the additional arguments stand for the model's own in this call.
-
-        Each kind of solver and number of steps is traced once. Guidance doubles the cost.
-
-        Args:
-            n: number of samples, an integer of at least 0.
-            condition: [n, *condition_shape], or one for all.
-            temperature: spread of the noise, above 0.
-            seed: an integer or an int32 pair; None draws afresh at each call.
-            guidance: weight of classifier-free guidance, at least -1 (no condition); 0 for none.
-            solver: "rk4", "euler", "midpoint", "heun" or "dopri5".
-            steps: of the fixed-step solvers.
-
-        Raises:
-            ValueError: as `Flow.sample`, an unknown solver, steps below 1, or guidance of a model that was
-                not trained for it.
-            TypeError: n is not an integer.
-        """
-        if guidance is None and solver is None and steps is None:
-            return super().sample(n, condition, temperature, seed)
-        orders, key = self.orders(guidance, solver, steps)
-        weight = orders.pop("guidance")
-        names = ("n", "condition", "temperature", "seed")
-        given = dict(zip(names, self._draw_arguments(n, condition, temperature, seed), strict=True))
-        if weight is not None:
-            given["guidance"] = tf.constant(weight, self.compute_dtype)
-
-        def draw(n: Any, condition: Any, temperature: Any, seed: Any, weight: Any = None) -> tf.Tensor:
-            return self.raw_sample(n, condition, temperature, seed, guidance=weight, **orders)
-
-        result = self._graphs.run(("sample", weight is not None, *key), draw, **given)
-        return self._arrived(result, key[0] == ADAPTIVE)
-
-    def orders(
-        self, guidance: float | None = None, solver: str | None = None, steps: int | None = None
-    ) -> tuple[dict[str, Any], tuple[str, int]]:
-        """Return orders (see `flowzoo.ode.scope`) with None as the model's own, and what names the solver.
-
-        Raises:
-            ValueError: as `sample`.
-        """
-        weight = _checked_guidance(self.guidance if guidance is None else guidance, self.condition_dropout)
-        own = self.arguments
-        name = own["solver"] if solver is None else solver
-        steps = own["steps"] if steps is None else steps
-        made = make_solver(name, steps, own["rtol"], own["atol"], own["max_steps"])
-        FixedSolver(steps=steps)  # raises for steps that are no positive integer
-        return {"solver": made, "guidance": weight or None}, (name, steps)
-
-    def distribution(self, condition: Any = None) -> FlowDistribution:
-        """Return the flow, without guidance, as a `tfp.distributions.Distribution`. See `Flow`."""
-        if not self.guidance:
-            return super().distribution(condition)
-        if condition is None:
-            checks.condition(self, None)  # raises
-        return FlowDistribution(_Unguided(self), condition, name=self.name)
-
-
-class _Unguided:
-    """A model whose samples follow the density that it has."""
-
-    def __init__(self, model: FlowMatching) -> None:
-        self._model = model
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._model, name)
-
-    def sample(self, n: Any, condition: Any = None, temperature: Any = 1.0, seed: Any = None) -> tf.Tensor:
-        return self._model.sample(n, condition, temperature, seed, guidance=0.0)
-
-    def sample_and_log_prob(
-        self, n: Any, condition: Any = None, temperature: Any = 1.0, seed: Any = None
-    ) -> tuple[tf.Tensor, tf.Tensor]:
-        x = self.sample(n, condition, temperature, seed)
-        return x, self._model.log_prob(x, condition)
-
 
 def _one_uniform(x: tf.Tensor, seed: tf.Tensor, stream: int, dtype: Any) -> tf.Tensor:
     """Return a number in [0, 1) for each example, [batch]."""
     uniform = random.example_uniform(x, random.fold_in(seed, stream), dtype)
     return tf.reshape(uniform, [-1, int(np.prod(x.shape[1:], dtype="int64"))])[:, 0]
-
-
-def _velocity(
-    image: bool,
-    network: str,
-    image_network: str,
-    hidden_units: Sequence[int],
-    filters: Sequence[int],
-    blocks: int,
-    attention: bool,
-    activation: str,
-) -> Velocity:
-    for name, value, known in (
-        ("network", network, NETWORKS),
-        ("image_network", image_network, IMAGE_NETWORKS),
-    ):
-        if value not in known:
-            raise ValueError(f"{name} takes one of {', '.join(known)}. Received: {value!r}")
-    if not image:
-        return (TimeMLP if network == "mlp" else ConcatSquash)(hidden_units, activation)
-    if image_network == "conv":
-        return ConvConcatSquash(filters, activation)
-    return UNet(filters, blocks, attention, activation)
-
-
-def _check_coupling(coupling: str, entropy: float, unlabelled: bool) -> None:
-    if coupling not in COUPLINGS:
-        raise ValueError(f"coupling takes one of {', '.join(COUPLINGS)}. Received: {coupling!r}")
-    if isinstance(entropy, bool) or not isinstance(entropy, int | float) or not 0 < entropy < np.inf:
-        raise ValueError(f"entropy takes a positive number. Received: {entropy!r}")
-    if unlabelled and coupling != "independent":
-        raise ValueError(
-            f"A minibatch coupling exchanges noise between examples, and between different conditions that "
-            f"would change the conditional distribution: take coupling='independent', or num_classes= where "
-            f"the condition is a class label. Received: coupling={coupling!r} with condition_shape"
-        )
-
-
-def _checked_dropout(value: float, conditional: bool) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1:
-        raise ValueError(f"condition_dropout takes a number in [0, 1). Received: {value!r}")
-    if value and not conditional:
-        raise ValueError(
-            f"condition_dropout needs a condition: give num_classes or condition_shape. Received: {value!r}"
-        )
-    return float(value)
-
-
-def _checked_guidance(value: float, dropout: float) -> float:
-    number = isinstance(value, int | float | np.number) and not isinstance(value, bool)
-    if not number or not -1 <= value < np.inf:
-        raise ValueError(f"guidance takes a number of at least -1. Received: {value!r}")
-    if value and not dropout:
-        raise ValueError(
-            f"guidance needs a conditional model trained with condition_dropout above 0. Received: "
-            f"guidance={value!r}, condition_dropout={dropout!r}"
-        )
-    return float(value)

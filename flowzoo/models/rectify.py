@@ -122,7 +122,7 @@ class PairMatching(keras.Model):
         self.student, self.one_step, self.seed = student, one_step, seed
         self.built = True
 
-    def fit(self, pairs: Pairs, batch_size: int = 256, **kwargs: Any) -> Any:  # type: ignore[override]
+    def fit(self, pairs: Pairs, batch_size: int = 256, **kwargs: Any) -> Any:
         """Train on pairs; other arguments as `keras.Model.fit`. Batches are whole: a rest waits its turn."""
         parts = (pairs.z, pairs.goal) if pairs.condition is None else (pairs.z, pairs.goal, pairs.condition)
         size = len(pairs.z)

@@ -49,7 +49,7 @@ class Guided(Velocity):
         condition = shapes["condition_shape"]
         if condition is None:
             raise ValueError("Guided takes a condition. Received: condition_shape=None")
-        seen = [*condition[:-1], condition[-1] + 1] if self.indicator else list(condition)
+        seen = (*condition[:-1], condition[-1] + 1) if self.indicator else tuple(condition)
         self.network.build_for(
             shapes["input_shape"], shapes["entry_shape"], shapes["params_per_entry"], seen, self.dtype_policy
         )

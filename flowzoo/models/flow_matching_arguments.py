@@ -1,0 +1,80 @@
+"""The arguments of flow matching, checked, and the networks that they name."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from flowzoo.models.couplings import COUPLINGS
+from flowzoo.networks.unet import UNet
+from flowzoo.networks.velocity import ConcatSquash, ConvConcatSquash, TimeMLP, Velocity
+
+NETWORKS = ("mlp", "concat_squash")
+IMAGE_NETWORKS = ("unet", "conv")
+
+
+def make_velocity(
+    image: bool,
+    network: str,
+    image_network: str,
+    hidden_units: Sequence[int],
+    filters: Sequence[int],
+    blocks: int,
+    attention: bool,
+    activation: str,
+) -> Velocity:
+    """Return the network of a flow-matching model; arguments as `FlowMatching`.
+
+    Raises:
+        ValueError: an unknown name.
+    """
+    for name, value, known in (
+        ("network", network, NETWORKS),
+        ("image_network", image_network, IMAGE_NETWORKS),
+    ):
+        if value not in known:
+            raise ValueError(f"{name} takes one of {', '.join(known)}. Received: {value!r}")
+    if not image:
+        return (TimeMLP if network == "mlp" else ConcatSquash)(hidden_units, activation)
+    if image_network == "conv":
+        return ConvConcatSquash(filters, activation)
+    return UNet(filters, blocks, attention, activation)
+
+
+def check_coupling(coupling: str, entropy: float, unlabelled: bool) -> None:
+    """Raise ValueError for an unknown coupling, and for one that would exchange noise between conditions."""
+    if coupling not in COUPLINGS:
+        raise ValueError(f"coupling takes one of {', '.join(COUPLINGS)}. Received: {coupling!r}")
+    if isinstance(entropy, bool) or not isinstance(entropy, int | float) or not 0 < entropy < np.inf:
+        raise ValueError(f"entropy takes a positive number. Received: {entropy!r}")
+    if unlabelled and coupling != "independent":
+        raise ValueError(
+            f"A minibatch coupling exchanges noise between examples, and between different conditions that "
+            f"would change the conditional distribution: take coupling='independent', or num_classes= where "
+            f"the condition is a class label. Received: coupling={coupling!r} with condition_shape"
+        )
+
+
+def checked_dropout(value: float, conditional: bool) -> float:
+    """Return the probability with which a condition is dropped, else raise ValueError."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1:
+        raise ValueError(f"condition_dropout takes a number in [0, 1). Received: {value!r}")
+    if value and not conditional:
+        raise ValueError(
+            f"condition_dropout needs a condition: give num_classes or condition_shape. Received: {value!r}"
+        )
+    return float(value)
+
+
+def checked_guidance(value: float, dropout: float) -> float:
+    """Return a weight of guidance; raise ValueError where the model was not trained for it."""
+    number = isinstance(value, int | float | np.number) and not isinstance(value, bool)
+    if not number or not -1 <= value < np.inf:
+        raise ValueError(f"guidance takes a number of at least -1. Received: {value!r}")
+    if value and not dropout:
+        raise ValueError(
+            f"guidance needs a conditional model trained with condition_dropout above 0. Received: "
+            f"guidance={value!r}, condition_dropout={dropout!r}"
+        )
+    return float(value)

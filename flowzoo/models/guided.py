@@ -1,0 +1,138 @@
+"""Continuous models whose solver, steps and guidance may be chosen at each sampling."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from flowzoo.bijectors import FlowDistribution
+from flowzoo.models import checks
+from flowzoo.models.continuous import ContinuousModel
+from flowzoo.models.flow_matching_arguments import checked_guidance
+from flowzoo.ode import ADAPTIVE, FixedSolver, make_solver
+
+
+@keras.saving.register_keras_serializable("flowzoo")
+class GuidedModel(ContinuousModel):
+    """Base of continuous models with classifier-free guidance, which concerns their samples alone.
+
+    log_prob, to_latent, from_latent, bijector and distribution are those of the conditional model without
+    guidance.
+
+    A family sets both attributes before it calls `Flow.__init__`, and has the arguments of its solver among
+    its own.
+
+    Attributes:
+        guidance: the weight of guidance in `sample`; 0 for none.
+        condition_dropout: probability with which training dropped the condition; 0 allows no guidance.
+    """
+
+    guidance: float = 0.0
+    condition_dropout: float = 0.0
+
+    def raw_sample(
+        self,
+        n: tf.Tensor,
+        condition: tf.Tensor | None,
+        temperature: tf.Tensor,
+        seed: tf.Tensor,
+        **orders: Any,
+    ) -> tf.Tensor:
+        """Draw n samples with the model's guidance; `orders` as `flowzoo.ode.scope.Solving`."""
+        orders.setdefault("guidance", self.guidance or None)
+        return self.raw_from_latent(self.raw_draw(n, condition, temperature, seed), condition, **orders)
+
+    @property
+    def _one_solution(self) -> bool:
+        return super()._one_solution and not self.guidance
+
+    def sample(
+        self,
+        n: Any,
+        condition: Any = None,
+        temperature: Any = 1.0,
+        seed: Any = None,
+        *,
+        guidance: float | None = None,
+        solver: str | None = None,
+        steps: int | None = None,
+    ) -> tf.Tensor:
+        """Draw n samples. See `Flow`; the additional arguments stand for the model's own in this call.
+
+        Each kind of solver and number of steps is traced once. Guidance doubles the cost.
+
+        Args:
+            n: number of samples, an integer of at least 0.
+            condition: [n, *condition_shape], or one for all.
+            temperature: spread of the noise, above 0.
+            seed: an integer or an int32 pair; None draws afresh at each call.
+            guidance: weight of classifier-free guidance, at least -1 (no condition); 0 for none.
+            solver: "rk4", "euler", "midpoint", "heun" or "dopri5".
+            steps: of the fixed-step solvers.
+
+        Raises:
+            ValueError: as `Flow.sample`, an unknown solver, steps below 1, or guidance of a model that was
+                not trained for it.
+            TypeError: n is not an integer.
+        """
+        if guidance is None and solver is None and steps is None:
+            return super().sample(n, condition, temperature, seed)
+        orders, key = self.orders(guidance, solver, steps)
+        weight = orders.pop("guidance")
+        names = ("n", "condition", "temperature", "seed")
+        given = dict(zip(names, self._draw_arguments(n, condition, temperature, seed), strict=True))
+        if weight is not None:
+            given["guidance"] = tf.constant(weight, self.compute_dtype)
+
+        def draw(n: Any, condition: Any, temperature: Any, seed: Any, weight: Any = None) -> tf.Tensor:
+            return self.raw_sample(n, condition, temperature, seed, guidance=weight, **orders)
+
+        result = self._graphs.run(("sample", weight is not None, *key), draw, **given)
+        return self._arrived(result, key[0] == ADAPTIVE)
+
+    def orders(
+        self, guidance: float | None = None, solver: str | None = None, steps: int | None = None
+    ) -> tuple[dict[str, Any], tuple[str, int]]:
+        """Return orders (see `flowzoo.ode.scope`) with None as the model's own, and what names the solver.
+
+        Raises:
+            ValueError: as `sample`.
+        """
+        weight = checked_guidance(self.guidance if guidance is None else guidance, self.condition_dropout)
+        own = self.arguments
+        name = own["solver"] if solver is None else solver
+        steps = own["steps"] if steps is None else steps
+        made = make_solver(name, steps, own["rtol"], own["atol"], own["max_steps"])
+        FixedSolver(steps=steps)  # raises for steps that are no positive integer
+        return {"solver": made, "guidance": weight or None}, (name, steps)
+
+    def distribution(self, condition: Any = None) -> FlowDistribution:
+        """Return the flow, without guidance, as a `tfp.distributions.Distribution`. See `Flow`."""
+        if not self.guidance:
+            return super().distribution(condition)
+        if condition is None:
+            checks.condition(self, None)  # raises
+        return FlowDistribution(Unguided(self), condition, name=self.name)
+
+
+class Unguided:
+    """A model whose samples follow the density that it has, seen from outside: `FlowDistribution` asks."""
+
+    def __init__(self, model: Any) -> None:
+        self._model = model
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._model, name)
+
+    def sample(self, n: Any, condition: Any = None, temperature: Any = 1.0, seed: Any = None) -> tf.Tensor:
+        """Draw n samples without guidance."""
+        return self._model.sample(n, condition, temperature, seed, guidance=0.0)
+
+    def sample_and_log_prob(
+        self, n: Any, condition: Any = None, temperature: Any = 1.0, seed: Any = None
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """Draw n samples without guidance, with their log_prob."""
+        x = self.sample(n, condition, temperature, seed)
+        return x, self._model.log_prob(x, condition)

@@ -50,8 +50,8 @@ class FlowMatching(GuidedModel):
     `loss` and `val_loss` are this regression loss, not nats: it has no unit, it never reaches 0 (paths
     cross), and its noise is large. Nats come from `model.log_prob`. The noise, the time and the pairs are
     functions of each example and the seed: new at each step of training, the same at each evaluation.
-    With a minibatch coupling they also depend on the batch, and under several replicas on the replica's
-    part of it.
+    Equal examples in a batch get equal noise. With a minibatch coupling the pairs also depend on the batch
+    (examples of weight zero included), and under several replicas on the replica's part of it.
 
     Paths ("ot", "vp", "rectified"): `flowzoo.models.probability_paths`. With "ot" and "vp" the model's
     density at t = 1 is that of the data blurred by `sigma_min` standard deviations.

@@ -63,7 +63,7 @@ def make_pairs(
         teacher: a trained model.
         num_pairs: how many.
         condition: conditions to draw from, [N, *condition_shape] (those of the training data, say). A model
-            with class labels takes each class equally often when None.
+            with class labels draws from all of its classes when None.
         guidance: as `FlowMatching.sample`.
         solver: as `FlowMatching.sample`.
         steps: as `FlowMatching.sample`.
@@ -106,7 +106,8 @@ class PairMatching(keras.Model):
 
     The loss is the regression loss of `FlowMatching` on the straight line between the two of a pair. With
     `one_step` the time is always 0: the velocity there learns goal - z, the whole way in one Euler step.
-    An optimizer with `use_ema` leaves the student with the averaged weights at the end of `fit`.
+    An optimizer with `use_ema` leaves the student with the averaged weights at the end of `fit`. One device
+    alone: replicas would not share the gradients.
 
     Args:
         student: the model that is trained; its path should be "rectified".

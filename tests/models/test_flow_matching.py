@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -222,6 +223,22 @@ def test_log_prob_is_that_without_guidance() -> None:
     np.testing.assert_allclose(drawn, plain.distribution(c).sample(seed=3), rtol=1e-5, atol=1e-6)
 
 
+def test_a_guided_unet_is_saved_whole(tmp_path: Path) -> None:
+    flow = FlowMatching(
+        (4, 4, 1),
+        condition_shape=(4, 4, 1),
+        condition_dropout=0.2,
+        guidance=1.0,
+        filters=(4, 4),
+        num_values=4,
+    )
+    randomise_gently(flow, 0, 0.5)
+    flow.save(tmp_path / "flow.keras")
+    loaded = keras.models.load_model(tmp_path / "flow.keras")
+    assert all(np.array_equal(a, b) for a, b in zip(flow.get_weights(), loaded.get_weights(), strict=True))
+    assert loaded.get_config() == flow.get_config() and loaded.guidance == 1.0
+
+
 def test_guidance_needs_what_it_needs() -> None:
     with pytest.raises(ValueError, match="condition_dropout above 0"):
         FlowMatching((2,), num_classes=2, guidance=1.0)
@@ -315,7 +332,11 @@ def test_a_recipe_with_ema_keeps_the_average() -> None:
     x = KINDS["vector"].data(64)
     recipe = TrainingConfig(epochs=2, batch_size=32, ema=0.9, keep="last")
     trained = train_recipe(
-        lambda: FlowMatching((3,), hidden_units=(8,)), recipe, Source(x=x), Source(x=x), verbose=0
+        lambda: FlowMatching((3,), hidden_units=(8,), solver="euler"),
+        recipe,
+        Source(x=x),
+        Source(x=x),
+        verbose=0,
     )
     assert {"loss", "val_loss"} <= set(trained.history) and "bits_per_dim" not in trained.history
     averages = trained.model.optimizer._model_variables_moving_average
@@ -383,7 +404,7 @@ def test_images_train_with_a_unet_and_guidance() -> None:
     what = KINDS["labelled_image"]
     keras.utils.set_random_seed(0)
     flow = FlowMatching(
-        what.event_shape, **what.arguments, condition_dropout=0.3, filters=(4,), blocks=1, steps=2
+        what.event_shape, **what.arguments, condition_dropout=0.3, filters=(4,), blocks=1, attention=False
     )
     x, c = what.data(128), what.condition(128)
     z = flow.preprocessed(tf.cast(x, tf.float32), tf.one_hot(c, 3), random.as_seed(0))
@@ -391,7 +412,7 @@ def test_images_train_with_a_unet_and_guidance() -> None:
     flow.compile(keras.optimizers.Adam(1e-2))
     losses = flow.fit(x, c, epochs=3, batch_size=32, verbose=0).history["loss"]
     assert losses[-1] < losses[0]
-    samples = flow.sample(3, 1, seed=0, guidance=2.0, solver="euler")
+    samples = flow.sample(3, 1, seed=0, guidance=2.0, solver="euler", steps=2)
     assert samples.dtype == "uint8" and samples.shape == (3, *what.event_shape)
 
 

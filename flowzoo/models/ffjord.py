@@ -48,10 +48,10 @@ class FFJORD(ContinuousModel):
         num_classes: number of classes, where the condition is a class label.
         num_flows: continuous flows in a row: of a vector, or of each place on a level of an image.
         hidden_units: hidden layers of the velocity of a vector.
-        network: velocity of a vector, "concat_squash" or "mlp".
+        network: velocity of a vector, "mlp" or "concat_squash", which learns more slowly at the same size.
         num_levels: levels of an image.
         filters: channels of the hidden layers of the velocity of an image.
-        activation: of the hidden layers, smooth.
+        activation: of the hidden layers, smooth; with "tanh" it learns far more slowly than with "silu".
         solver: "rk4", "euler", "midpoint", "heun" or "dopri5".
         steps: of the fixed-step solvers.
         rtol: relative tolerance of "dopri5".
@@ -89,10 +89,10 @@ class FFJORD(ContinuousModel):
         num_classes: int | None = None,
         num_flows: int = 1,
         hidden_units: Sequence[int] = (64, 64, 64),
-        network: str = "concat_squash",
+        network: str = "mlp",
         num_levels: int = 1,
         filters: Sequence[int] = (64, 64, 64),
-        activation: str = "tanh",
+        activation: str = "silu",
         solver: str = "rk4",
         steps: int = 16,
         rtol: float = 1e-5,

@@ -55,7 +55,7 @@ class MAF(Flow):
     """
 
     family: ClassVar[str | None] = "maf"
-    small: ClassVar[dict[str, Any]] = {"num_layers": 3, "hidden_units": (24, 24)}
+    small: ClassVar[dict[str, Any]] = {"num_layers": 2, "hidden_units": (24, 24)}
 
     def __init__(
         self,

@@ -53,7 +53,7 @@ class RealNVP(Flow):
 
     family: ClassVar[str | None] = "realnvp"
     small: ClassVar[dict[str, Any]] = {
-        "num_couplings": 4,
+        "num_couplings": 2,
         "hidden_units": (24, 24),
         "filters": 8,
         "blocks": 1,

@@ -17,10 +17,9 @@ from flowzoo.models.continuous import traces_exactly
 from flowzoo.models.couplings import couple
 from flowzoo.models.flow_matching_arguments import (
     check_coupling,
-    checked_dropout,
-    checked_guidance,
     make_velocity,
 )
+from flowzoo.models.guidance import checked_dropout, checked_guidance
 from flowzoo.models.guided import GuidedModel
 from flowzoo.models.preprocessing import preprocessing_layers, resolve_num_values
 from flowzoo.models.probability_paths import make_path

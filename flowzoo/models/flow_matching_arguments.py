@@ -54,27 +54,3 @@ def check_coupling(coupling: str, entropy: float, unlabelled: bool) -> None:
             f"would change the conditional distribution: take coupling='independent', or num_classes= where "
             f"the condition is a class label. Received: coupling={coupling!r} with condition_shape"
         )
-
-
-def checked_dropout(value: float, conditional: bool) -> float:
-    """Return the probability with which a condition is dropped, else raise ValueError."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1:
-        raise ValueError(f"condition_dropout takes a number in [0, 1). Received: {value!r}")
-    if value and not conditional:
-        raise ValueError(
-            f"condition_dropout needs a condition: give num_classes or condition_shape. Received: {value!r}"
-        )
-    return float(value)
-
-
-def checked_guidance(value: float, dropout: float) -> float:
-    """Return a weight of guidance; raise ValueError where the model was not trained for it."""
-    number = isinstance(value, int | float | np.number) and not isinstance(value, bool)
-    if not number or not -1 <= value < np.inf:
-        raise ValueError(f"guidance takes a number of at least -1. Received: {value!r}")
-    if value and not dropout:
-        raise ValueError(
-            f"guidance needs a conditional model trained with condition_dropout above 0. Received: "
-            f"guidance={value!r}, condition_dropout={dropout!r}"
-        )
-    return float(value)

@@ -10,7 +10,7 @@ import tensorflow as tf
 from flowzoo.bijectors import FlowDistribution
 from flowzoo.models import checks
 from flowzoo.models.continuous import ContinuousModel
-from flowzoo.models.flow_matching_arguments import checked_guidance
+from flowzoo.models.guidance import checked_guidance
 from flowzoo.ode import ADAPTIVE, FixedSolver, make_solver
 
 

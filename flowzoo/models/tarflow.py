@@ -14,10 +14,9 @@ from flowzoo.layers.noise import GaussianNoise
 from flowzoo.layers.patchify import Patchify
 from flowzoo.layers.preprocessing import Dequantize
 from flowzoo.layers.transformer_autoregressive import TransformerAutoregressive
+from flowzoo.models.guidance import checked_dropout, checked_guidance
 from flowzoo.models.tarflow_arguments import (
     checked_denoise,
-    checked_dropout,
-    checked_guidance,
     data_layers,
     default_patch_size,
 )
@@ -140,7 +139,9 @@ class TarFlow(_Sampling):
             "num_values": num_values,
             "alpha": alpha,
         }
-        self.condition_dropout = checked_dropout(condition_dropout, condition_shape, num_classes)
+        self.condition_dropout = checked_dropout(
+            condition_dropout, condition_shape is not None or num_classes is not None
+        )
         self.guidance = checked_guidance(guidance, self.condition_dropout)
         near_data = data_layers(preprocessing, event_shape, num_values, alpha, noise_std)
         self.noise_std = float(noise_std)

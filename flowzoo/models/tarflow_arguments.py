@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
 from flowzoo.layers.base import FlowLayer, Shape
 from flowzoo.layers.noise import GaussianNoise
 from flowzoo.models.preprocessing import preprocessing_layers
@@ -20,35 +18,6 @@ def default_patch_size(event_shape: Any) -> int:
         if height % side == 0 and width % side == 0 and height * width >= 16 * side**2:
             return side
     return 1
-
-
-def checked_dropout(share: Any, condition_shape: Any, num_classes: Any) -> float:
-    """Return `condition_dropout`, or raise ValueError."""
-    if isinstance(share, bool) or not isinstance(share, int | float) or not 0 <= share < 1:
-        raise ValueError(f"condition_dropout takes a number in [0, 1). Received: {share!r}")
-    if share and condition_shape is None and num_classes is None:
-        raise ValueError(
-            f"condition_dropout needs a condition: give num_classes or condition_shape. Received: {share!r}"
-        )
-    return float(share)
-
-
-def checked_guidance(value: Any, dropout: float) -> float:
-    """Return a weight of guidance, or raise ValueError.
-
-    Args:
-        value: w, at least -1.
-        dropout: `condition_dropout` of the model.
-    """
-    number = isinstance(value, int | float | np.number) and not isinstance(value, bool)
-    if not number or not -1 <= value < np.inf:
-        raise ValueError(f"guidance takes a number of at least -1. Received: {value!r}")
-    if value and not dropout:
-        raise ValueError(
-            f"guidance needs a conditional model trained with condition_dropout above 0. Received: "
-            f"guidance={value!r}, condition_dropout={dropout!r}"
-        )
-    return float(value)
 
 
 def checked_denoise(value: Any, noise_std: float) -> bool:

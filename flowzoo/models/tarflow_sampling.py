@@ -11,7 +11,8 @@ from flowzoo.bijectors import FlowDistribution
 from flowzoo.layers.transformer_autoregressive import TransformerAutoregressive
 from flowzoo.models import checks
 from flowzoo.models.base import Flow
-from flowzoo.models.tarflow_arguments import checked_denoise, checked_guidance
+from flowzoo.models.guidance import checked_guidance
+from flowzoo.models.tarflow_arguments import checked_denoise
 
 
 class _Sampling(Flow):

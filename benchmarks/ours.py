@@ -42,7 +42,7 @@ def run(family: Family, table: Table, steps: int, seed: int) -> dict[str, float]
     model.compile(keras.optimizers.Adam(schedule, global_clipnorm=CLIP_NORM))
     model.adapt(table.train)
     batches = tf.data.Dataset.from_tensor_slices(table.batches(steps, seed))
-    warm = min(10, steps // 10)
+    warm = max(1, min(10, steps // 10))
     model.fit(batches.take(warm), verbose=0)  # what compiling and tracing take is left out of the seconds
     start = time.perf_counter()
     model.fit(batches.skip(warm), verbose=0)

@@ -44,7 +44,7 @@ def run(family: Family, table: Table, steps: int, seed: int) -> dict[str, float]
     optimizer = torch.optim.Adam(flow.parameters(), lr=family.learning_rate)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     batches = torch.from_numpy(table.batches(steps, seed))
-    warm = min(10, steps // 10)
+    warm = max(1, min(10, steps // 10))
     start = 0.0
     for number, batch in enumerate(batches):
         if number == warm:

@@ -1,0 +1,54 @@
+"""The side-by-side: its batches, flowzoo's side, the peer's where it is installed, and the table."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from benchmarks import ours
+from benchmarks.families import FAMILIES
+from benchmarks.side_by_side import as_table
+from benchmarks.tables import BATCH, Table
+
+
+@pytest.fixture(scope="module")
+def table() -> Table:
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(600, 3)).astype("float32")
+    x[:, 2] = x[:, 0] ** 2 + 0.1 * x[:, 2]
+    return Table("made", x[:500], x[500:], steps=100)
+
+
+def test_batches_are_whole_passes_and_repeat(table: Table) -> None:
+    batches = table.batches(5, seed=3)
+    assert batches.shape == (5, BATCH, 3)
+    assert np.array_equal(batches, table.batches(5, seed=3))
+    assert not np.array_equal(batches, table.batches(5, seed=4))
+    first = batches.reshape(-1, 3)[:500]
+    assert np.array_equal(np.unique(first, axis=0), np.unique(table.train, axis=0))
+
+
+def test_our_side_learns(table: Table) -> None:
+    few, more = (ours.run(FAMILIES["maf"], table, steps, seed=0) for steps in (4, 60))
+    assert more["nats"] < few["nats"] and more["parameters"] == few["parameters"] > 0 < more["seconds"]
+
+
+def test_the_peers_side_learns(table: Table) -> None:
+    pytest.importorskip("zuko", reason="zuko and PyTorch are not installed: pip install -e '.[benchmarks]'")
+    from benchmarks import peer_zuko
+
+    few, more = (peer_zuko.run(FAMILIES["maf"], table, steps, seed=0) for steps in (4, 60))
+    assert more["nats"] < few["nats"] and more["parameters"] > 0 < more["seconds"]
+
+
+def test_the_table_gives_mean_and_spread() -> None:
+    def side(nats: float, seconds: float) -> dict[str, float]:
+        return {"nats": nats, "seconds": seconds, "parameters": 1234}
+
+    runs = [
+        {"family": "maf", "table": "made", "seed": seed, "steps": 9, "flowzoo": side(1.0 + seed, 0.5)}
+        | {"zuko": side(3.0, 1.0)}
+        for seed in range(3)
+    ]
+    row = as_table({"runs": runs, "versions": "v", "machine": "m"}).splitlines()[-1]
+    assert "| 2.000 ± 1.000 | 3.000 ± 0.000 | -1.000 |" in row and "x 0.50" in row

@@ -32,7 +32,7 @@ FAMILIES = {
         Family("nsf_autoregressive", 5, (128, 128)),
         # An adaptive solver costs seconds a step on a CPU.
         Family("ffjord", 1, (64, 64, 64), learning_rate=3e-3, speed=0.1),
-        Family("flow_matching", 1, (128, 128, 128), learning_rate=2e-3, speed=2.0),
+        Family("flow_matching", 1, (128, 128, 128), learning_rate=2e-3),
     )
 }
 # The exact trace costs as many passes as there are columns; beyond this many both estimate it in training.

@@ -4,8 +4,8 @@
     python -m benchmarks.side_by_side
 
 Both see the same rows in the same order, for the same number of steps, with Adam, the same cosine and the
-same clipping. Both keep the weights of the best of eight looks at the validation rows, but for the continuous
-flows, whose last weights count. What differs is what the libraries are: initial weights, the bounds of scales,
+same clipping. Both keep the best weights of eight looks at the validation rows, except the continuous
+flows, whose last weights count. What differs is what the libraries are: initial weights, bounds of scales,
 act-norm and permutations, solvers. Held-out figures are nats a row of the standardised table, with the exact
 trace for continuous flows; seconds are ratios within the run, one thread each.
 """

@@ -169,8 +169,9 @@ VELOCITIES = {
 }
 
 
-@pytest.mark.parametrize("name", VELOCITIES)
-@pytest.mark.parametrize("trace", ["exact", "hutchinson"])
+@pytest.mark.parametrize(
+    ("name", "trace"), [("concat_squash", "exact"), ("mlp", "hutchinson"), ("image", "hutchinson")]
+)
 def test_the_adjoint_equals_backpropagation(name: str, trace: str) -> None:
     """Gradients of value and log-determinant to x, condition and every weight, in float64."""
     make, shape, condition_shape = VELOCITIES[name]

@@ -10,7 +10,8 @@ from flowzoo import measure, quadrature, registry
 from flowzoo.data import Source, open_source
 from flowzoo.data.densities import gaussian_mixture
 from flowzoo.layers import ActNorm, DiagonalScaling
-from flowzoo.models import Flow
+from flowzoo.models import Flow, families
+from flowzoo.models.continuous import ContinuousModel
 
 
 def normal_source(mean: float, sd: float) -> Source:
@@ -62,12 +63,18 @@ PLANE = [
 ]
 
 
-@pytest.mark.parametrize("name", PLANE)
+def _marked(name: str) -> object:
+    """The equation of a continuous flow, solved for 62,500 points, takes ten seconds and more."""
+    continuous = issubclass(families()[registry.get_config(name).model.family], ContinuousModel)
+    return pytest.param(name, marks=pytest.mark.slow) if continuous else name
+
+
+@pytest.mark.parametrize("name", map(_marked, PLANE))
 def test_trained_densities_in_the_plane_integrate_to_one(name: str) -> None:
     entry = registry.get_config(name)
     source = open_source(entry.data.source, "test", **{**entry.data.options, "num_examples": 5000})
     found = quadrature.divergence(flowzoo.load(name), source, cells=250)
     assert found["mass"] == pytest.approx(1, abs=3e-3)  # a coarser grid than that of the card
-    assert 0 <= found["kl"] < 0.2
-    truth = flowzoo.info(name).to_dict()["measured"].get("truth")
-    assert truth is None or abs(truth["mass"] - 1) < 1e-3
+    truth = flowzoo.info(name).to_dict()["measured"]["truth"]
+    assert found["kl"] == pytest.approx(truth["kl"], abs=0.02) and 0 <= truth["kl"] < 0.25
+    assert abs(truth["mass"] - 1) < 1e-3

@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from flowzoo import Flow, layers
 from flowzoo.models import families
-from tests.models.flows import CASES, KINDS
+from tests.models.flows import KINDS
 
 FAMILIES = sorted(families())
 
@@ -25,7 +25,8 @@ def fresh(family: str, kind: str = "vector", **options: object) -> Flow:
     return flow
 
 
-@pytest.mark.parametrize(("family", "kind"), [case for case in CASES if case[1] != "conditional"])
+@pytest.mark.parametrize("kind", ["vector", "labelled_image"])
+@pytest.mark.parametrize("family", FAMILIES)
 def test_fit_learns(family: str, kind: str) -> None:
     what = KINDS[kind]
     x, c = what.data(256), what.condition(256)
@@ -91,15 +92,14 @@ def test_sample_weights_are_weights() -> None:
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_data_of_any_scale(family: str) -> None:
-    """log_prob is the density of the user's own data: scaled by s it falls by log s an entry."""
+    """log_prob is the density of the user's own data: a factor s lowers it by log s an entry."""
     x = KINDS["vector"].data(256) - 5
-    scales, nats = (1.0, 1e6, 1e-6), []
-    for scale in scales:
+    nats = []
+    for scale in (1e6, 1e-6):
         flow = fresh(family)
         loss = flow.fit(x * scale, epochs=2, batch_size=64, verbose=0, shuffle=False).history["loss"]
         nats.append(loss if flow.loss_in_nats else -np.mean(flow.log_prob(x * scale)))
-    for scale, found in zip(scales[1:], nats[1:], strict=True):
-        np.testing.assert_allclose(found, np.array(nats[0]) + 3 * np.log(scale), rtol=1e-3)
+    np.testing.assert_allclose(nats[0], np.array(nats[1]) + 3 * np.log(1e12), rtol=1e-3)
 
 
 def test_a_constant_column_does_no_harm() -> None:

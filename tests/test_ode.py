@@ -271,6 +271,7 @@ def test_evaluations_are_counted() -> None:
     assert np.max(np.abs(orders.nfe[0] - counts)) <= 12
 
 
+@pytest.mark.slow
 def test_penalties_straighten_the_paths() -> None:
     """RNODE: with weights on the penalties the same steps end with less kinetic energy."""
     x = np.concatenate([RNG.normal(-2, 0.3, (128, 2)), RNG.normal(2, 0.3, (128, 2))]).astype("float32")

@@ -41,7 +41,12 @@ def _own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("FLOWZOO_BASE_URL", raising=False)
 
 
-@pytest.mark.parametrize("name", UNTRAINED)
+def _big(name: str) -> object:
+    """The largest architectures take seconds to build: not by default."""
+    return pytest.param(name, marks=pytest.mark.slow) if "_imagenet" in name else name
+
+
+@pytest.mark.parametrize("name", map(_big, UNTRAINED))
 def test_every_entry_without_weights_builds(name: str) -> None:
     config = registry.get_config(name)
     shape = config.model.event_shape or (3,)

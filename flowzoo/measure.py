@@ -57,6 +57,11 @@ def round_trip(model: Any, source: Source, with_condition: bool, num: int = 64) 
     return {"largest_error": float(np.max(np.abs(back - x)) / spread), "num_examples": len(x)}
 
 
+def allowed_round_trip(discrete: bool) -> float:
+    """Return what `round_trip` must stay below: half a value, or a part of the data's spread."""
+    return 0.5 if discrete else LARGEST_ROUND_TRIP
+
+
 def check_published(name: str, card: dict[str, Any]) -> None:
     """Refuse a flow that is no flow: one that does not invert, or whose density does not integrate to 1.
 
@@ -69,7 +74,7 @@ def check_published(name: str, card: dict[str, Any]) -> None:
             the data's spread, or the density's integral differs from 1 by more than `LARGEST_MASS_ERROR`.
     """
     error = card["round_trip"]["largest_error"]
-    allowed = 0.5 if card["metric"]["unit"] == "bits_per_dim" else LARGEST_ROUND_TRIP
+    allowed = allowed_round_trip(card["metric"]["unit"] == "bits_per_dim")
     if not error < allowed:
         raise FloatingPointError(
             f"{name}: data to latent to data errs by {error:.3g}, and {allowed:g} is allowed: the trained "

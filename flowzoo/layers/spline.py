@@ -17,8 +17,27 @@ from flowzoo.networks.made import MADE
 from flowzoo.networks.mlp import MLP
 
 
+class _LinearTails:
+    """What layers share whose transform is the rational-quadratic spline with linear tails."""
+
+    num_bins: int
+    tail_bound: float
+
+    @property
+    def params_per_entry(self) -> int:
+        """Number of parameters an entry takes: 3K - 1."""
+        return splines.linear_tails_size(self.num_bins)
+
+    def _transform(self, value: tf.Tensor, params: tf.Tensor, inverse: bool) -> tuple[tf.Tensor, tf.Tensor]:
+        return splines.linear_tails(value, params, self.tail_bound, inverse=not inverse)
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the arguments that make an equal layer."""
+        return {**super().get_config(), "num_bins": self.num_bins, "tail_bound": self.tail_bound}
+
+
 @keras.saving.register_keras_serializable("flowzoo")
-class RationalQuadraticCoupling(Coupling):
+class RationalQuadraticCoupling(_LinearTails, Coupling):  # type: ignore[override]
     """Rational-quadratic spline coupling: z_changed = s(x_changed; g(x_kept)).
 
     s is a monotone spline of K bins on [-B, B] with the identity outside, and the parameters of each
@@ -68,18 +87,6 @@ class RationalQuadraticCoupling(Coupling):
                 condition_shape=(3,),
             ),
         ]
-
-    @property
-    def params_per_entry(self) -> int:  # type: ignore[override]
-        """Number of parameters an entry takes: 3K - 1."""
-        return splines.linear_tails_size(self.num_bins)
-
-    def _transform(self, value: tf.Tensor, params: tf.Tensor, inverse: bool) -> tuple[tf.Tensor, tf.Tensor]:
-        return splines.linear_tails(value, params, self.tail_bound, inverse=not inverse)
-
-    def get_config(self) -> dict[str, Any]:
-        """Return the arguments that make an equal layer."""
-        return {**super().get_config(), "num_bins": self.num_bins, "tail_bound": self.tail_bound}
 
 
 @keras.saving.register_keras_serializable("flowzoo")
@@ -142,7 +149,7 @@ class CircularCoupling(Coupling):
 
 
 @keras.saving.register_keras_serializable("flowzoo")
-class MaskedSplineAutoregressive(MaskedAutoregressive):
+class MaskedSplineAutoregressive(_LinearTails, MaskedAutoregressive):  # type: ignore[override]
     """Masked autoregressive splines: z_i = s(x_i; g_i(x_1 … x_i-1)).
 
     s is the spline of `RationalQuadraticCoupling`; log |det dz/dx| is the sum of log s' over all
@@ -178,18 +185,6 @@ class MaskedSplineAutoregressive(MaskedAutoregressive):
             LayerCase({"conditioner": _smooth_made(), "num_bins": 2}, (2, 2, 1)),
             LayerCase({"conditioner": _smooth_made()}, (1,), trains=False),
         ]
-
-    @property
-    def params_per_entry(self) -> int:  # type: ignore[override]
-        """Number of parameters an entry takes: 3K - 1."""
-        return splines.linear_tails_size(self.num_bins)
-
-    def _transform(self, value: tf.Tensor, params: tf.Tensor, inverse: bool) -> tuple[tf.Tensor, tf.Tensor]:
-        return splines.linear_tails(value, params, self.tail_bound, inverse=not inverse)
-
-    def get_config(self) -> dict[str, Any]:
-        """Return the arguments that make an equal layer."""
-        return {**super().get_config(), "num_bins": self.num_bins, "tail_bound": self.tail_bound}
 
 
 def checked_bins(num_bins: Any) -> int:

@@ -7,13 +7,10 @@ from typing import Any, ClassVar
 
 import keras
 
-from flowzoo.layers.actnorm import ActNorm
-from flowzoo.layers.base import FlowLayer, Shape
+from flowzoo.layers.base import Shape
 from flowzoo.layers.chain import Invert
-from flowzoo.layers.multiscale import Reshape
-from flowzoo.layers.permutation import Permute, Reverse
 from flowzoo.models.base import Flow
-from flowzoo.models.maf import AutoregressiveLayers
+from flowzoo.models.maf import AutoregressiveLayers, autoregressive_stack
 from flowzoo.models.preprocessing import preprocessing_layers
 
 
@@ -91,18 +88,10 @@ class IAF(Flow):
             "num_values": num_values,
             "alpha": alpha,
         }
-        if order not in ("reverse", "random"):
-            raise ValueError(f"order takes 'reverse' or 'random'. Received: {order!r}")
         make = AutoregressiveLayers(
             hidden_units, activation, transform, log_scale_bound, num_bins, tail_bound, tolerance
         )
-        layers: list[FlowLayer] = []
-        for i in range(num_layers):
-            layers += [Invert(make()), ActNorm()]
-            if i < num_layers - 1:
-                layers.append(Reverse() if order == "reverse" else Permute(seed=i))
-        if len(event_shape) != 1:
-            layers.append(Reshape())
+        layers = autoregressive_stack(lambda: Invert(make()), num_layers, order, event_shape)
         layers += preprocessing_layers(preprocessing, event_shape, num_values, alpha)
         super().__init__(
             layers, event_shape, condition_shape, num_classes, base=base, family_arguments=arguments, **kwargs

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import keras
@@ -92,19 +92,10 @@ class MAF(Flow):
             "tail_bound": tail_bound,
             "tolerance": tolerance,
         }
-        if order not in ("reverse", "random"):
-            raise ValueError(f"order takes 'reverse' or 'random'. Received: {order!r}")
         make = AutoregressiveLayers(
             hidden_units, activation, transform, log_scale_bound, num_bins, tail_bound, tolerance
         )
-        layers: list[FlowLayer] = []
-        for i in range(num_layers):
-            layers.append(make())
-            layers.append(ActNorm())
-            if i < num_layers - 1:
-                layers.append(Reverse() if order == "reverse" else Permute(seed=i))
-        if len(event_shape) != 1:
-            layers.append(Reshape())
+        layers = autoregressive_stack(make, num_layers, order, event_shape)
         layers += preprocessing_layers(preprocessing, event_shape, num_values, alpha)
         super().__init__(
             layers, event_shape, condition_shape, num_classes, base=base, family_arguments=arguments, **kwargs
@@ -135,3 +126,27 @@ class AutoregressiveLayers:
         if self.transform == "spline":
             return MaskedSplineAutoregressive(made, self.num_bins, self.tail_bound, tolerance=self.tolerance)
         raise ValueError(f"transform takes 'affine' or 'spline'. Received: {self.transform!r}")
+
+
+def autoregressive_stack(
+    make: Callable[[], FlowLayer], num_layers: int, order: str, event_shape: Shape
+) -> list[FlowLayer]:
+    """Return layers, each followed by an act-norm and a change of the order, for events that are flattened.
+
+    Args:
+        make: makes one layer.
+        num_layers: how many.
+        order: "reverse" the entries from one layer to the next or "random".
+        event_shape: shape of one example.
+
+    Raises:
+        ValueError: an unknown order.
+    """
+    if order not in ("reverse", "random"):
+        raise ValueError(f"order takes 'reverse' or 'random'. Received: {order!r}")
+    layers: list[FlowLayer] = []
+    for i in range(num_layers):
+        layers += [make(), ActNorm()]
+        if i < num_layers - 1:
+            layers.append(Reverse() if order == "reverse" else Permute(seed=i))
+    return layers if len(event_shape) == 1 else [*layers, Reshape()]

@@ -11,7 +11,7 @@ import keras
 import numpy as np
 
 from flowzoo.data import Source
-from flowzoo.measure import LARGEST_ROUND_TRIP, round_trip
+from flowzoo.measure import allowed_round_trip, round_trip
 
 _log = logging.getLogger(__name__)
 
@@ -82,7 +82,7 @@ class RoundTrip(keras.callbacks.Callback):
         error = round_trip(self.model, self._source, self._conditional, self._num)["largest_error"]
         if logs is not None:
             logs["val_round_trip"] = error
-        allowed = 0.5 if self.model.discrete else LARGEST_ROUND_TRIP
+        allowed = allowed_round_trip(self.model.discrete)
         if not error < allowed:
             _log.warning(
                 "epoch %d: data to latent to data errs by %.3g (allowed: %g)", epoch + 1, error, allowed

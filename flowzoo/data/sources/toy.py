@@ -151,16 +151,19 @@ def two_spirals(
     """
     random = _random("two_spirals", split, seed)
     label = random.randint(0, 2, num_examples)
-    way = np.sqrt(random.uniform(size=num_examples))
-    x = _polar(3.0 * way, 2 * np.pi * turns * way) * (1 - 2 * label[:, None])
+    x = _spiral(random.uniform(size=num_examples), turns) * (1 - 2 * label[:, None])
     density = _noisy(partial(_both_spirals, turns=turns), noise)
     return _points(x + noise * random.normal(size=x.shape), density, label, 2)
 
 
 def _both_spirals(u: np.ndarray, turns: float) -> np.ndarray:
-    way = np.sqrt(u)
-    one = _polar(3.0 * way, 2 * np.pi * turns * way)
+    one = _spiral(u, turns)
     return np.concatenate([one, -one])
+
+
+def _spiral(u: np.ndarray, turns: float) -> np.ndarray:
+    way = np.sqrt(u)
+    return _polar(3.0 * way, 2 * np.pi * turns * way)
 
 
 @_toy_source("rings", origin="Four rings with one centre.")
@@ -186,8 +189,7 @@ def swiss_roll(split: str, *, seed: Seed = 0, num_examples: Count = 10000, noise
     Gaussian noise of standard deviation `noise` is added to both coordinates.
     """
     random = _random("swiss_roll", split, seed)
-    angle = np.pi * (1.5 + 3.0 * random.uniform(size=num_examples))
-    x = _polar(angle / 5.0, angle)
+    x = _roll(random.uniform(size=num_examples))
     return _points(x + noise * random.normal(size=x.shape), _noisy(_roll, noise))
 
 

@@ -60,11 +60,14 @@ class DataConfig(_Part):
         source: The name of the source, as `flowzoo.data.list_sources()` gives it.
         options: Arguments of the source.
         conditional: Whether the source's labels are given to the model as its condition.
+        measured_on: The split on which the card's figures are measured. A set without a test split is
+            measured on its validation split; the recipe should then keep the last weights, not the best.
     """
 
     source: Text
     options: dict[str, Any] = {}
     conditional: bool = False
+    measured_on: Literal["test", "validation"] = "test"
 
 
 class OptimizerConfig(_Part):
@@ -73,19 +76,22 @@ class OptimizerConfig(_Part):
     Attributes:
         name: The optimizer.
         learning_rate: The highest learning rate.
-        schedule: How it falls after the warm-up.
+        schedule: How it falls after the warm-up: not, along a cosine, or (trapezoid) linearly over the last
+            steps alone, so that how long the training lasts can be decided late.
         warmup_steps: Steps in which it rises linearly from zero.
-        final_fraction: The fraction of `learning_rate` at which the cosine ends.
-        decay_epochs: The epochs that the cosine takes, or None for all of the training; a training that ends
-            before it ends at a higher rate.
+        cooldown: The fraction of the steps over which the rate of a trapezoid falls.
+        final_fraction: The fraction of `learning_rate` at which it ends.
+        decay_epochs: The epochs that the whole schedule takes, or None for all of the training; a training
+            that ends before it ends at a higher rate.
         weight_decay: Decoupled weight decay.
         clip_norm: The largest global norm of a gradient, or None for no clipping.
     """
 
     name: Literal["adam", "adamw", "adamax", "sgd"] = "adam"
     learning_rate: float = Field(default=1e-3, gt=0)
-    schedule: Literal["constant", "cosine"] = "cosine"
+    schedule: Literal["constant", "cosine", "trapezoid"] = "cosine"
     warmup_steps: int = Field(default=0, ge=0)
+    cooldown: float = Field(default=0.3, gt=0, le=1)
     final_fraction: float = Field(default=0.0, ge=0, le=1)
     decay_epochs: Count | None = None
     weight_decay: float = Field(default=0.0, ge=0)

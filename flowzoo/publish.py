@@ -24,7 +24,6 @@ from flowzoo.training.strategies import make_strategy
 
 _log = logging.getLogger(__name__)
 
-SPLITS = ("train", "validation", "test")
 GOLDEN_EXAMPLES = 4
 SAMPLE_SEED = 0
 
@@ -140,7 +139,8 @@ def _sources(config: EntryConfig, data_dir: Any) -> dict[str, Source]:
         if "data_dir" not in source_info(data.source).options:
             raise DataError(f"The source {data.source!r} reads no files: data_dir does not apply.")
         options["data_dir"] = data_dir
-    return {split: open_source(data.source, split, **options) for split in SPLITS}
+    splits = dict.fromkeys(("train", "validation", data.measured_on))
+    return {split: open_source(data.source, split, **options) for split in splits}
 
 
 def publish(
@@ -162,18 +162,19 @@ def publish(
         FloatingPointError: data to latent to data is off, or a density in the plane does not integrate to 1.
     """
     dtype = config.weights.dtype
+    measured = _measured(config, sources)
     with staged_folder(target, overwrite=overwrite) as folder:
         model = _plain_copy(config, trained.model)
-        full = measure.score(model, sources["test"], config, limit)
+        full = measure.score(model, measured, config, limit)
         model.export(folder / "1", weights_dtype=dtype)
         if dtype != "float32":
             arrays = weights.read_variables(folder / "1")
             model.set_weights([a.astype(w.dtype) for a, w in zip(arrays, model.weights, strict=True)])
-        stored = full if dtype == "float32" else measure.score(model, sources["test"], config, limit)
+        stored = full if dtype == "float32" else measure.score(model, measured, config, limit)
         card = _card(config, recipe, trained, model, sources, full, stored, limit)
         measure.check_published(config.name, card)
         (folder / "card.json").write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
-        _write_golden(model, sources["test"], config, folder / "golden.npz")
+        _write_golden(model, folder / "golden.npz")
         _draw(model, folder / "samples.png")
         digest = weights.write_manifest(folder)
     _log.info("wrote %s (SHA-256 of SHA256SUMS: %s)", target, digest)
@@ -181,6 +182,11 @@ def publish(
     return TrainResult(
         config.name, str(target), stored["nats"], bits, trained.seconds, digest, trained.history
     )
+
+
+def _measured(config: EntryConfig, sources: dict[str, Source]) -> Source:
+    """Return the split that the card's figures are measured on."""
+    return sources[config.data.measured_on if config.data else "test"]
 
 
 def _plain_copy(config: EntryConfig, model: Any) -> Any:
@@ -203,7 +209,8 @@ def _card(
 ) -> dict[str, Any]:
     scale = 1 / (model.event_size * math.log(2)) if config.card.metric == "bits_per_dim" else 1.0
     train_source = sources["train"]
-    known = quadrature.applies(model, sources["test"])
+    measured = _measured(config, sources)
+    known = quadrature.applies(model, measured)
     snapshot = config.model_dump(mode="json")
     snapshot["weights"].pop("sha256")  # a hash of what holds it cannot be in it
     snapshot["model"]["event_shape"] = list(model.event_shape)
@@ -215,13 +222,13 @@ def _card(
             "value": stored["nats"] * scale,
             "unit": config.card.metric,
             "standard_error": stored["standard_error"] * scale,
-            "split": "test",
+            "split": measured.split,
             "num_examples": stored["num_examples"],
             "seed": 0,
             "value_in_float32": full["nats"] * scale,
         },
-        "round_trip": measure.round_trip(model, sources["test"], measure.conditional(config)),
-        **({"truth": quadrature.divergence(model, sources["test"])} if known else {}),
+        "round_trip": measure.round_trip(model, measured, measure.conditional(config)),
+        **({"truth": quadrature.divergence(model, measured)} if known else {}),
         "weights_dtype": config.weights.dtype,
         "data": {
             "source": train_source.name,
@@ -247,20 +254,25 @@ def _card(
     }
 
 
-def _write_golden(model: Any, source: Source, config: EntryConfig, path: Path) -> None:
-    x, condition = source.head(GOLDEN_EXAMPLES)
-    arrays = {"x": np.asarray(x)}
-    if measure.conditional(config):
-        arrays["condition"] = np.asarray(condition)
+def _write_golden(model: Any, path: Path) -> None:
+    """Write a few samples and their log_prob: samples, because the data's licence may not let them travel."""
+    arrays = {"x": np.asarray(model.sample(GOLDEN_EXAMPLES, _conditions(model, GOLDEN_EXAMPLES), seed=1))}
+    condition = _conditions(model, GOLDEN_EXAMPLES)
+    if condition is not None:
+        arrays["condition"] = np.broadcast_to(condition, (GOLDEN_EXAMPLES, *model.condition_shape))
     arrays["log_prob"] = np.asarray(model.log_prob(arrays["x"], arrays.get("condition")))
     np.savez(path, allow_pickle=False, **arrays)
+
+
+def _conditions(model: Any, num: int) -> np.ndarray | None:
+    """Return class labels in turn, or zeros for another condition."""
+    if model.num_classes:
+        return np.arange(num) % model.num_classes
+    return np.zeros(model.condition_shape, "float32") if model.condition_shape else None
 
 
 def _draw(model: Any, path: Path) -> None:
     image = len(model.event_shape) == 3
     num = 64 if image else 2000
-    condition = np.arange(num) % model.num_classes if model.num_classes else None
-    if model.condition_shape and not model.num_classes:
-        condition = np.zeros(model.condition_shape, "float32")
-    samples = np.asarray(model.sample(num, condition=condition, seed=SAMPLE_SEED))
+    samples = np.asarray(model.sample(num, condition=_conditions(model, num), seed=SAMPLE_SEED))
     plots.preview(samples, path, maximum=model.num_values - 1 if model.discrete else None)

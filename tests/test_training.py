@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from typing import Any
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from PIL import Image
 
 import flowzoo
-from flowzoo.data import Source
+from flowzoo import registry
+from flowzoo.config import OptimizerConfig, parse_config
+from flowzoo.data import Source, open_source
 from flowzoo.layers import DiagonalScaling
 from flowzoo.models import Flow
 from flowzoo.training.callbacks import RoundTrip, StopOnNaN
+from flowzoo.training.optimizers import Trapezoid, make_optimizer
 
 
 class Lossy(DiagonalScaling):
@@ -51,3 +57,51 @@ def test_a_recipe_logs_the_round_trip_of_each_epoch(tmp_path: Any) -> None:
 def test_training_ends_at_a_loss_that_is_no_number() -> None:
     with pytest.raises(FloatingPointError, match="epoch 3 is nan"):
         StopOnNaN().on_epoch_end(2, {"loss": float("nan")})
+
+
+def test_a_trapezoid_rises_stays_and_falls() -> None:
+    schedule = Trapezoid(2.0, total_steps=100, warmup_steps=10, cooldown=0.2, final_fraction=0.1)
+    rates = np.array([schedule(step) for step in range(101)])
+    np.testing.assert_allclose(rates[:10], 0.2 * np.arange(1, 11), rtol=1e-6)
+    np.testing.assert_allclose(rates[10:81], 2.0)
+    np.testing.assert_allclose(rates[90], 1.1, rtol=1e-6)
+    np.testing.assert_allclose(rates[100], 0.2, rtol=1e-6)
+    again = keras.optimizers.schedules.deserialize(keras.optimizers.schedules.serialize(schedule))
+    np.testing.assert_array_equal([again(step) for step in (3, 50, 95)], rates[[3, 50, 95]])
+
+
+def test_before_its_fall_a_trapezoid_does_not_know_its_end() -> None:
+    short, long = (Trapezoid(1e-3, total_steps=n, warmup_steps=5, cooldown=0.25) for n in (40, 4000))
+    np.testing.assert_array_equal([short(i) for i in range(31)], [long(i) for i in range(31)])
+    assert short(31) < long(31)
+
+
+def test_a_recipe_takes_a_trapezoid() -> None:
+    config = OptimizerConfig(learning_rate=0.1, schedule="trapezoid", cooldown=0.5)
+    optimizer = make_optimizer(config, total_steps=10)
+    np.testing.assert_allclose(float(optimizer.learning_rate), 0.1)
+    optimizer.iterations.assign(9)
+    np.testing.assert_allclose(float(optimizer.learning_rate), 0.02, rtol=1e-6)
+
+
+def test_a_set_without_a_test_split_is_measured_on_its_validation_split(tmp_path: Any) -> None:
+    random = np.random.RandomState(0)
+    for number in range(40):
+        pixels = random.randint(0, 256, (8, 8, 3)).astype(np.uint8)
+        Image.fromarray(pixels).save(tmp_path / f"{number:03d}.png")
+    content = registry.get_config("test_realnvp").model_dump(mode="json")
+    content |= {"name": "test_folder", "weights": {}}
+    content["data"] = {
+        "source": "image_folder",
+        "options": {"path": str(tmp_path), "validation": 16, "test": 0},
+        "measured_on": "validation",
+    }
+    content["model"] |= {"event_shape": [8, 8, 3], "args": {"num_levels": 1, "filters": 8, "blocks": 1}}
+    registry.register_config(parse_config(content))
+    result = flowzoo.train("test_folder", out=tmp_path / "out", epochs=1, verbose=0)
+    card = json.loads((tmp_path / "out" / "test_folder" / "card.json").read_text())
+    assert card["metric"]["split"] == "validation" and card["metric"]["num_examples"] == 16
+    with np.load(tmp_path / "out" / "test_folder" / "golden.npz") as golden:
+        real = {row.tobytes() for row in open_source("image_folder", path=tmp_path).x[:]}
+        assert not real & {row.tobytes() for row in golden["x"]}  # the data's own licence
+    assert np.isfinite(result.bits_per_dim)

@@ -9,9 +9,10 @@ from typing import Any, Literal
 
 import numpy as np
 
+from flowzoo.data.source import Examples
 from flowzoo.errors import DataError
 
-Crop = Literal["center"] | int | None
+Crop = Literal["center"] | int | float | None
 
 
 class ImageExamples:
@@ -98,6 +99,65 @@ class ImageExamples:
         )
 
 
+class Mirrored:
+    """Examples, and after them their mirror images: left is right."""
+
+    def __init__(self, examples: Examples) -> None:
+        """Takes examples `[N, height, width, channels]` and makes twice as many of them."""
+        self._examples = examples
+        self.shape, self.dtype = (2 * len(examples), *examples.shape[1:]), examples.dtype
+
+    def __len__(self) -> int:
+        """The number of examples."""
+        return self.shape[0]
+
+    def __getitem__(self, rows: Any) -> np.ndarray:  # noqa: ANN401
+        """The examples of an array of row numbers, of a slice, or of one number."""
+        numbers = np.arange(len(self))[rows]
+        half = len(self._examples)
+        found = self._examples[numbers % half]
+        turned = (numbers >= half)[..., None, None, None]
+        return np.where(turned, found[..., ::-1, :], found)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:  # noqa: ANN401
+        """All examples."""
+        return np.asarray(self[:], dtype=dtype)
+
+
+class FewerBits:
+    """Examples of 8 bits whose lowest bits are cut off, as in papers that model 5 bits a channel."""
+
+    dtype = np.dtype(np.uint8)
+
+    def __init__(self, examples: Examples, bits: int) -> None:
+        """Takes uint8 examples, and how many bits are left of each value."""
+        self._examples, self._cut, self.shape = examples, 8 - bits, examples.shape
+
+    def __len__(self) -> int:
+        """The number of examples."""
+        return self.shape[0]
+
+    def __getitem__(self, rows: Any) -> np.ndarray:  # noqa: ANN401
+        """The examples of an array of row numbers, of a slice, or of one number."""
+        return np.right_shift(self._examples[rows], self._cut)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:  # noqa: ANN401
+        """All examples."""
+        return np.asarray(self[:], dtype=dtype)
+
+
+def prepared(examples: Examples, *, mirror: bool, bits: int) -> Examples:
+    """Adds mirror images and cuts bits off, where that is asked for.
+
+    Raises:
+        DataError: `bits` is not between 1 and 8.
+    """
+    if isinstance(bits, bool) or not 1 <= bits <= 8:
+        raise DataError(f"bits takes an integer from 1 to 8. Received: {bits!r}")
+    examples = Mirrored(examples) if mirror else examples
+    return FewerBits(examples, bits) if bits < 8 else examples
+
+
 def decode_image(
     raw: bytes, *, size: tuple[int, int] | None, crop: Crop, channels: int, where: str
 ) -> np.ndarray:
@@ -106,8 +166,9 @@ def decode_image(
     Args:
         raw: The contents of an image file.
         size: Height and width to resize to (bilinear, with antialiasing), or None.
-        crop: What to cut from the middle first: `"center"` for the largest square, a number for a square of
-            this side, None for nothing. Without a crop, resizing may change the proportions.
+        crop: What to cut from the middle first: `"center"` for the largest square, an integer for a square of
+            this side, a fraction for one of this part of the width, None for nothing. Without a crop,
+            resizing may change the proportions.
         channels: 1 for grey, 3 for colour.
         where: The file, for messages.
 
@@ -125,6 +186,8 @@ def decode_image(
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise DataError(f"{where}: cannot be decoded as an image: {error}") from error
     side = min(image.size) if crop == "center" else crop
+    if isinstance(side, float):
+        side = round(side * image.width)
     if side is not None:
         left, top = (image.width - side) // 2, (image.height - side) // 2
         if min(left, top) < 0:

@@ -200,3 +200,27 @@ def test_turned_photographs_stand_upright(tmp_path, pixels):
         Image.fromarray(pixels[number]).save(tmp_path / f"{number:02d}.png", exif=turned)
     images = open_source("image_folder", path=tmp_path).x[:]
     np.testing.assert_array_equal(images, np.rot90(pixels[:16], -1, axes=(1, 2)))
+
+
+def test_mirror_images_follow_the_images_of_the_train_split(tmp_path, pixels, files):
+    folder = write_folder(tmp_path, files)
+    options = {"path": folder, "validation": 3, "test": 5}
+    train = open_source("image_folder", "train", mirror=True, **options)
+    assert train.size == 24
+    np.testing.assert_array_equal(train.x[12:], pixels[:12, :, ::-1])
+    np.testing.assert_array_equal(train.x[[1, 13]], [pixels[1], pixels[1, :, ::-1]])
+    np.testing.assert_array_equal(train.x[13], pixels[1, :, ::-1])
+    assert open_source("image_folder", "validation", mirror=True, **options).size == 3
+    batch = next(iter(pipeline(train, 24, shuffle=False, seed=0))).numpy()
+    np.testing.assert_array_equal(batch[12:], pixels[:12, :, ::-1])
+
+
+def test_fewer_bits(tmp_path, pixels, files):
+    folder = write_folder(tmp_path, files)
+    source = open_source("image_folder", "train", path=folder, bits=5)
+    assert source.num_values == 32
+    np.testing.assert_array_equal(source.x[:4], pixels[:4] // 8)
+    with pytest.raises(DataError, match="bits"):
+        open_source("image_folder", "train", path=folder, bits=9)
+    with pytest.raises(DataError, match="bits"):
+        open_source("image_folder", "train", path=folder, bits=0)

@@ -6,11 +6,13 @@ import tarfile
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from flowzoo.data import SPLITS, open_source, source_info
+from flowzoo.data.sources import celeba
 from flowzoo.errors import DataError, MissingDataError
 
-SETS = ["power", "gas", "hepmass", "miniboone", "bsds300", "cifar10", "imagenet"]
+SETS = ["power", "gas", "hepmass", "miniboone", "bsds300", "cifar10", "imagenet", "celeba"]
 
 
 def example(name, folder):
@@ -102,3 +104,28 @@ def test_imagenet_uses_its_validation_files_as_test(tmp_path):
     assert sizes == {"train": 109, "validation": 1, "test": 12}
     with pytest.raises(MissingDataError, match="train_64x64"):
         open_source("imagenet", data_dir=tmp_path, size=64)
+
+
+def test_celeba_cuts_the_middle_square_and_keeps_the_last_of_an_excerpt(tmp_path):
+    folder = tmp_path / "celeba" / "img_align_celeba"
+    folder.mkdir(parents=True)
+    faces = np.random.RandomState(0).randint(0, 256, (8, 109, 89, 3)).astype(np.uint8)
+    for number, face in enumerate(faces, 1):
+        Image.fromarray(face).save(folder / f"{number:06d}.png")
+    options = {"data_dir": tmp_path, "validation": 2, "size": 74}
+    validation = open_source("celeba", "validation", **options)
+    np.testing.assert_array_equal(np.asarray(validation.x), faces[6:, 17:91, 7:81])
+    train = open_source("celeba", "train", mirror=True, bits=5, **options)
+    assert train.size == 12 and train.num_values == 32
+    np.testing.assert_array_equal(train.x[7], faces[1, 17:91, 7:81][:, ::-1] // 8)
+    with pytest.raises(DataError, match="test 0"):
+        open_source("celeba", "test", **options)
+    with pytest.raises(MissingDataError, match="img_align_celeba"):
+        open_source("celeba", data_dir=folder)
+
+
+def test_the_whole_of_celeba_is_divided_as_its_authors_did():
+    names = [f"{number:06d}.jpg" for number in range(1, 202_600)]
+    ends = {split: celeba._of_split(names, split, (500, 0), "here") for split in SPLITS}
+    assert [len(part) for part in ends.values()] == [162_770, 19_867, 19_962]
+    assert ends["validation"][0] == "162771.jpg" and ends["test"][-1] == "202599.jpg"

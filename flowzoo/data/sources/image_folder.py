@@ -11,7 +11,7 @@ import numpy as np
 from flowzoo.data.archives import open_image_files
 from flowzoo.data.catalog import register_source
 from flowzoo.data.files import find_path
-from flowzoo.data.images import ImageExamples
+from flowzoo.data.images import ImageExamples, prepared
 from flowzoo.data.options import Count, Part
 from flowzoo.data.source import Source
 from flowzoo.data.splits import split_range
@@ -37,6 +37,8 @@ def image_folder(
     crop: Literal["center"] | Count | None = None,
     channels: Literal[1, 3] = 3,
     labels: bool = False,
+    mirror: bool = False,
+    bits: Count = 8,
     validation: Part = 0.1,
     test: Part = 0.1,
     cache: bool = True,
@@ -52,6 +54,8 @@ def image_folder(
         crop: What to cut from the middle first: `"center"` for the largest square, or the side of a square.
         channels: 3 for colour, 1 for grey.
         labels: Whether the folder that an image lies in is its class. Each class is then divided by itself.
+        mirror: Whether the train split also has every image with left and right exchanged.
+        bits: How many bits of each value are kept: 8 as they are, 5 as in papers on faces.
         validation: The validation part, a fraction or a number of images (with `labels`, of each class).
         test: The test part, likewise.
         cache: Whether to keep decoded images in memory.
@@ -68,7 +72,16 @@ def image_folder(
         where=str(path),
         cache=cache,
     )
-    return Source(x=examples, condition=condition, num_values=256, num_classes=classes, origin=str(path))
+    both = mirror and split == "train"
+    if both and condition is not None:
+        condition = np.tile(condition, 2)
+    return Source(
+        x=prepared(examples, mirror=both, bits=bits),
+        condition=condition,
+        num_values=2**bits,
+        num_classes=classes,
+        origin=str(path),
+    )
 
 
 def _chosen(

@@ -32,8 +32,12 @@ class DataAffine(FlowLayer):
     `Flow.fit` calls it before the first step, outside the training graph, where replicas agree.
     """
 
-    data_init_examples = 2048
     trains_from_data = True
+
+    @property
+    def data_init_examples(self) -> int:  # type: ignore[override]
+        """2048 images, but 32768 vectors: the spread of a column may be that of a few rows far out."""
+        return 32768 if len(self.event_shape) <= 1 else 2048
 
     @classmethod
     def cases(cls) -> list[LayerCase]:
@@ -109,8 +113,12 @@ class Standardize(DataAffine):
         **kwargs: of `FlowLayer`.
     """
 
-    data_init_examples = 65536
     trains_from_data = False
+
+    @property
+    def data_init_examples(self) -> int:  # type: ignore[override]
+        """65536, of whatever shape: its weights never change again."""
+        return 65536
 
     @classmethod
     def cases(cls) -> list[LayerCase]:

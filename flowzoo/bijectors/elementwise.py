@@ -6,6 +6,7 @@ Keras variable silently, and its cache would return stale values after a weight 
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import tensorflow as tf
@@ -28,6 +29,13 @@ def bounded_affine(params: tf.Tensor, bound: float) -> tfb.Bijector:
     """Build x = z exp(s) + t from t and the raw s on the last axis of `params`, with |s| below `bound`."""
     shift, raw = tf.unstack(params, 2, axis=-1)
     return affine(shift, soft_bound(raw, bound))
+
+
+def narrowing_affine(params: tf.Tensor, bound: float) -> tfb.Bijector:
+    """Build x = z / c + t with c = e^-b + (1 - e^-b) sigmoid(raw + 2): from x to z it never widens."""
+    shift, raw = tf.unstack(params, 2, axis=-1)
+    least = math.exp(-bound)
+    return affine(shift, -tf.math.log(least + (1 - least) * tf.sigmoid(raw + 2.0)))
 
 
 def scaled_logit(alpha: float, dtype: Any) -> tfb.Bijector:

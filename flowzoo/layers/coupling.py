@@ -14,6 +14,8 @@ from flowzoo.networks.base import Conditioner, as_conditioner
 from flowzoo.networks.convnet import ConvResNet
 from flowzoo.networks.mlp import MLP, ResidualMLP
 
+_SCALES = {"exp": elementwise.bounded_affine, "sigmoid": elementwise.narrowing_affine}
+
 
 class Coupling(FlowLayer):
     """Base of coupling layers: x_kept = z_kept and x_changed = f(z_changed; g(z_kept)).
@@ -134,36 +136,52 @@ class AdditiveCoupling(Coupling):
 class AffineCoupling(Coupling):
     """Affine coupling of RealNVP: x_changed = z_changed exp(s(z_kept)) + t(z_kept).
 
-    log |det dx/dz| = sum of s over the transformed entries. The log-scale is bounded softly,
-    s = b tanh(s_raw / b), so that neither direction can blow up after training. Both directions cost
-    one pass of the conditioner.
+    log |det dx/dz| = sum of s over the transformed entries. The log-scale is bounded softly, so that
+    neither direction can blow up after training: with `scale="exp"`, s = b tanh(s_raw / b). With
+    `scale="sigmoid"`, exp(-s) = e^-b + (1 - e^-b) sigmoid(s_raw + 2): from data to latent nothing is ever
+    widened, so that a stack of a hundred couplings cannot blow up in its first steps of training either.
+    Both directions cost one pass of the conditioner.
 
     Args:
         log_scale_bound: b, the largest absolute log-scale.
+        scale: "exp" as in the paper, or "sigmoid" as in Glow's code.
         **kwargs: of `Coupling`.
 
     Raises:
-        ValueError: `log_scale_bound` is not positive; as `Coupling`.
+        ValueError: `log_scale_bound` is not positive, or an unknown `scale`; as `Coupling`.
 
     References:
         Dinh et al., Density estimation using Real NVP (2017), https://arxiv.org/abs/1605.08803,
-        equations 7 and 8.
+        equations 7 and 8; Kingma & Dhariwal, Glow (2018), https://arxiv.org/abs/1807.03039 (the sigmoid).
     """
 
     params_per_entry = 2
 
     def __init__(
-        self, conditioner: Conditioner | None = None, log_scale_bound: float = 2.0, **kwargs: Any
+        self,
+        conditioner: Conditioner | None = None,
+        log_scale_bound: float = 2.0,
+        scale: str = "exp",
+        **kwargs: Any,
     ) -> None:
         super().__init__(conditioner, **kwargs)
         self.log_scale_bound = positive_bound(log_scale_bound)
+        if scale not in _SCALES:
+            raise ValueError(f"scale takes one of {', '.join(_SCALES)}. Received: {scale!r}")
+        self.scale = scale
+
+    @classmethod
+    def cases(cls) -> list[LayerCase]:
+        """Return the masks of every coupling, and the sigmoid."""
+        smooth = {"conditioner": MLP((8,), "tanh"), "scale": "sigmoid"}
+        return [*super().cases(), LayerCase(smooth, (2,))]
 
     def _transform(self, value: tf.Tensor, params: tf.Tensor, inverse: bool) -> tuple[tf.Tensor, tf.Tensor]:
-        return elementwise.apply(elementwise.bounded_affine(params, self.log_scale_bound), value, inverse)
+        return elementwise.apply(_SCALES[self.scale](params, self.log_scale_bound), value, inverse)
 
     def get_config(self) -> dict[str, Any]:
         """Return the arguments that make an equal layer."""
-        return {**super().get_config(), "log_scale_bound": self.log_scale_bound}
+        return {**super().get_config(), "log_scale_bound": self.log_scale_bound, "scale": self.scale}
 
 
 def positive_bound(log_scale_bound: float) -> float:

@@ -40,6 +40,7 @@ class Glow(Flow):
         filters: hidden channels of each network (hidden units for vectors).
         activation: of the hidden layers.
         log_scale_bound: largest absolute log-scale of a coupling.
+        scale: of a coupling: "sigmoid", or "exp", with which deep flows can blow up in their first steps.
         split_prior: "learned" as in the paper's code, or "none".
         base: as `Flow`: "normal", {"name": "mixture", "components": 5} ...
         preprocessing: see `flowzoo.models.preprocessing`.
@@ -68,6 +69,7 @@ class Glow(Flow):
         filters: int = 256,
         activation: str = "relu",
         log_scale_bound: float = 2.0,
+        scale: str = "sigmoid",
         split_prior: str = "learned",
         base: Any = "normal",
         preprocessing: Any = "auto",
@@ -81,6 +83,7 @@ class Glow(Flow):
             "filters": filters,
             "activation": activation,
             "log_scale_bound": log_scale_bound,
+            "scale": scale,
             "split_prior": split_prior,
             "base": base,
             "preprocessing": preprocessing,
@@ -98,7 +101,8 @@ class Glow(Flow):
             return ConvNet(filters, activation)
 
         def step(mask: str, swap: bool = False) -> list[FlowLayer]:
-            return [AffineCoupling(network(), log_scale_bound, mask=mask, swap=swap), LULinear(), ActNorm()]
+            coupling = AffineCoupling(network(), log_scale_bound, scale, mask=mask, swap=swap)
+            return [coupling, LULinear(), ActNorm()]
 
         def level(shape: Shape, levels: int) -> Chain:
             height, width, channels = shape

@@ -182,6 +182,28 @@ def test_regularisation_counts() -> None:
     assert after < before
 
 
+def test_a_deep_glow_stays_finite_in_its_first_steps() -> None:
+    """With `scale="exp"` the second step gives NaN here: 48 steps multiply what each may widen."""
+    rng = np.random.default_rng(0)
+    coarse = tf.image.resize(rng.normal(size=(256, 2, 2, 3)), (16, 16), "bicubic").numpy()
+    x = (40 * coarse + 128 + 6 * rng.normal(size=coarse.shape)).clip(0, 255).astype(np.uint8)
+    keras.utils.set_random_seed(0)
+    flow = families()["glow"]((16, 16, 3), num_levels=2, num_steps=24, filters=32, preprocessing="symmetric")
+    flow.compile(keras.optimizers.Adam(1e-3, global_clipnorm=1.0))
+    history = flow.fit(x, epochs=1, batch_size=16, verbose=0).history
+    assert np.isfinite(history["loss"]).all() and np.isfinite(flow.log_prob(x[:4])).all()
+
+
+def test_act_norm_of_vectors_sees_rows_far_out() -> None:
+    """A column whose spread is that of a few rows: an act-norm set from the others alone would widen it."""
+    x = np.random.default_rng(0).normal(size=(20_000, 2)).astype("float32")
+    x[:, 1] *= 1e-3
+    x[::4000, 1] = 50.0
+    flow = families()["maf"]((2,), num_layers=2, hidden_units=(8,))
+    flow.adapt(x)
+    assert -float(np.mean(flow.log_prob(x))) < 10
+
+
 def test_predict_gives_log_prob() -> None:
     flow, x = fresh("realnvp"), KINDS["vector"].data(50)
     flow.adapt(x)

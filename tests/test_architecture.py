@@ -29,6 +29,7 @@ STAGES = (
     {"layers"},
     {"distributions"},
     {"models"},
+    {"latents"},
     {"measure", "quadrature"},
     {"training"},
     {"weights", "download", "manifest"},

@@ -49,7 +49,8 @@ def test_the_round_trip_is_logged_and_a_lossy_flow_is_warned_of(
 
 def test_a_recipe_logs_the_round_trip_of_each_epoch(tmp_path: Any) -> None:
     result = flowzoo.train("test_nice", out=tmp_path, epochs=2, limit=256, verbose=0)
-    assert result.history["val_round_trip"] == [0.0, 0.0]  # digits come back exactly
+    errors = result.history["val_round_trip"]  # of values before they are rounded
+    assert len(errors) == 2 and 0 <= min(errors) and 0 < max(errors) < 1e-3
     trained = flowzoo.info("test_nice").to_dict()["measured"]["training"]
     assert trained["epochs"] > 2
 

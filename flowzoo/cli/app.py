@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from flowzoo import __version__
-from flowzoo.cli import catalogue, making, sampling, scoring
+from flowzoo.cli import catalogue, making, picturing, sampling, scoring
 from flowzoo.cli.codes import MEANINGS, Code, code_of
 from flowzoo.cli.quiet import debugging
 
@@ -79,6 +79,27 @@ _COMMANDS: tuple[tuple[str, Callable[..., Any], Sequence[str]], ...] = (
             "flowzoo sample realnvp_mnist --source path:runs/realnvp_mnist --out mine.png",
         ],
     ),
+    (
+        "interpolate",
+        picturing.interpolate,
+        ["flowzoo interpolate tarflow_celeba a.jpg b.jpg --steps 9 --out strip.png"],
+    ),
+    (
+        "reconstruct",
+        picturing.reconstruct,
+        ["flowzoo reconstruct tarflow_celeba a.jpg b.jpg --out back.png"],
+    ),
+    (
+        "attribute",
+        picturing.attribute,
+        ["flowzoo attribute tarflow_celeba a.jpg --from neutral/ --to smiling/ --out smiles.png"],
+    ),
+    (
+        "temperatures",
+        picturing.temperatures,
+        ["flowzoo temperatures realnvp_celeba --num 8 --values 0.5,0.7,0.9,1 --seed 1 --out rows.png"],
+    ),
+    ("levels", picturing.levels, ["flowzoo levels realnvp_celeba a.jpg b.jpg --out levels.png"]),
     (
         "score",
         scoring.score,

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+from flowzoo.data.images import Crop
 from flowzoo.data.options import checked_options, option_parameters
 from flowzoo.data.source import SPLITS, Source
 from flowzoo.data.values import check_values
@@ -39,6 +40,7 @@ class SourceInfo:
         example: Writes small files of the true format into a folder and returns the options that open them,
             so that the tests can run a source whose data set is not there. None where the source needs no
             files.
+        crop: Of pictures, what is cut from their middle; see `flowzoo.data.images.decode_image`.
     """
 
     name: str
@@ -49,13 +51,20 @@ class SourceInfo:
     origin: str
     function: Callable[..., Source]
     example: Example | None = None
+    crop: Crop = "center"
 
 
 _sources: dict[str, SourceInfo] = {}
 
 
 def register_source(
-    name: str, *, kind: str, licence: str = "", origin: str = "", example: Example | None = None
+    name: str,
+    *,
+    kind: str,
+    licence: str = "",
+    origin: str = "",
+    example: Example | None = None,
+    crop: Crop = "center",
 ) -> Callable[[SourceFunction], SourceFunction]:
     """Makes a function a source.
 
@@ -69,6 +78,7 @@ def register_source(
         origin: Who made the data; a `Source` that names its own wins.
         example: For sources that read files: takes a folder, writes a small data set of the true format into
             it, and returns the options that open it. The tests use it.
+        crop: Of pictures, what is cut from their middle, so that a user's own can be cut likewise.
 
     Returns:
         A decorator that returns the function unchanged.
@@ -81,7 +91,7 @@ def register_source(
         _refuse_taken(name, function)
         defaults = {key: parameter.default for key, parameter in option_parameters(function).items()}
         summary = (inspect.getdoc(function) or "").partition("\n")[0]
-        _sources[name] = SourceInfo(name, kind, summary, defaults, licence, origin, function, example)
+        _sources[name] = SourceInfo(name, kind, summary, defaults, licence, origin, function, example, crop)
         return function
 
     return decorate

@@ -5,10 +5,12 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
+from flowzoo.data.archives import open_image_files
 from flowzoo.data.source import Examples
 from flowzoo.errors import DataError
 
@@ -167,7 +169,7 @@ def decode_image(
         raw: The contents of an image file.
         size: Height and width to resize to (bilinear, with antialiasing), or None.
         crop: What to cut from the middle first: `"center"` for the largest square, an integer for a square of
-            this side, a fraction for one of this part of the width, None for nothing. Without a crop,
+            this side, a fraction for one of this part of the shorter side, None for nothing. Without a crop,
             resizing may change the proportions.
         channels: 1 for grey, 3 for colour.
         where: The file, for messages.
@@ -187,7 +189,7 @@ def decode_image(
         raise DataError(f"{where}: cannot be decoded as an image: {error}") from error
     side = min(image.size) if crop == "center" else crop
     if isinstance(side, float):
-        side = round(side * image.width)
+        side = round(side * min(image.size))
     if side is not None:
         left, top = (image.width - side) // 2, (image.height - side) // 2
         if min(left, top) < 0:
@@ -196,3 +198,36 @@ def decode_image(
     if size is not None and image.size != (size[1], size[0]):
         image = image.resize((size[1], size[0]), Image.Resampling.BILINEAR)
     return np.asarray(image, np.uint8).reshape(image.height, image.width, channels)
+
+
+def read_pictures(
+    paths: Sequence[Path], event_shape: tuple[int, ...], crop: Crop = "center"
+) -> tuple[np.ndarray, list[str]]:
+    """Reads pictures of any size as examples of a flow.
+
+    Args:
+        paths: Image files, folders and archives of them.
+        event_shape: Height, width and channels (1 or 3) of the examples.
+        crop: What to cut from the middle of each first; see `decode_image`.
+
+    Returns:
+        The examples `[N, height, width, channels]` in uint8, and their names.
+
+    Raises:
+        DataError: The event is no image, or a file is missing or cannot be decoded.
+    """
+    if len(event_shape) != 3 or event_shape[-1] not in (1, 3):
+        raise DataError(f"Pictures have the shape (height, width, 1 or 3). Received: {tuple(event_shape)}")
+    height, width, channels = event_shape
+    found: list[tuple[str, bytes]] = []
+    for path in paths:
+        if path.is_file() and path.suffix.lower() not in (".zip", ".tar", ".gz", ".xz", ".bz2"):
+            found.append((str(path), path.read_bytes()))
+            continue
+        files = open_image_files(path)
+        found += [(f"{path}: {name}", files.read(name)) for name in files.names]
+    pictures = [
+        decode_image(raw, size=(height, width), crop=crop, channels=channels, where=name)
+        for name, raw in found
+    ]
+    return np.stack(pictures), [name for name, _ in found]

@@ -156,6 +156,15 @@ class Flow(Trainable, keras.Model):
         """Return f(z) of tensors that were checked, in `data_dtype`."""
         return tf.cast(self.chain.flow_forward(z, condition)[0], self.data_dtype)
 
+    def raw_before_rounding(self, z: tf.Tensor, condition: tf.Tensor | None) -> tf.Tensor:
+        """Return f(z) as it is before a discrete flow rounds it: x gives back x + 1/2 where f is exact."""
+        if not self.discrete:
+            return self.chain.flow_forward(z, condition)[0]
+        *inner, dequantize = self.chain.chained
+        for layer in inner:
+            z, _ = layer.flow_forward(z, condition)
+        return z * dequantize.num_values
+
     def raw_to_latent(self, x: tf.Tensor, condition: tf.Tensor | None) -> tf.Tensor:
         """Return f^-1(x) of tensors that were checked (the middle of the bin if discrete)."""
         return self.chain.flow_inverse(x, condition)[0]
@@ -273,6 +282,15 @@ class Flow(Trainable, keras.Model):
         """
         z = checks.latent(self, z)
         return self._graphs.from_latent(z, checks.condition(self, condition, tf.shape(z)[0]))
+
+    def before_rounding(self, z: Any, condition: Any = None) -> tf.Tensor:
+        """Return f(z) as it is before a discrete flow rounds it down; else as `from_latent`.
+
+        The latent of whole numbers x gives back x + 1/2, the middle of the bin, as far as float32 goes: the
+        difference is the flow's round-trip error, which rounding hides.
+        """
+        z = checks.latent(self, z)
+        return self._graphs.before_rounding(z, checks.condition(self, condition, tf.shape(z)[0]))
 
     # -- TFP's views --------------------------------------------------------------------------------
 

@@ -66,6 +66,11 @@ class ContinuousModel(Flow):
         with solving(log_det=False, **orders):
             return super().raw_from_latent(z, condition)
 
+    def raw_before_rounding(self, z: tf.Tensor, condition: tf.Tensor | None) -> tf.Tensor:
+        """Return f(z) before it is rounded, without any trace."""
+        with solving(log_det=False):
+            return super().raw_before_rounding(z, condition)
+
     def raw_to_latent(self, x: tf.Tensor, condition: tf.Tensor | None) -> tf.Tensor:
         """Return f^-1(x) without any trace (the middle of the bin if discrete)."""
         with solving(log_det=False):

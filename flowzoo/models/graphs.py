@@ -80,6 +80,10 @@ class Graphs:
         """Run `raw_from_latent`."""
         return self._call("from_latent", z=z, condition=condition)
 
+    def before_rounding(self, z: tf.Tensor, condition: Any) -> tf.Tensor:
+        """Run `raw_before_rounding`."""
+        return self._call("before_rounding", z=z, condition=condition)
+
     def sample(self, n: Any, condition: Any, temperature: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
         """Run `raw_sample`."""
         return self._call("sample", n=n, condition=condition, temperature=temperature, seed=seed)

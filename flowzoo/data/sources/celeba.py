@@ -19,7 +19,7 @@ from flowzoo.data.splits import split_range
 _NAMES = ("img_align_celeba", "img_align_celeba.zip", "celeba_9k.zip")
 # The first images are for training, then come validation and test, in the list of the authors' own division.
 _ALL, _TRAIN, _TRAIN_AND_VALIDATION = 202_599, 162_770, 182_637
-# A square of 148 of the 178 pixels of the original width, as in Dinh et al. 2017.
+# A square of 148 of the 178 pixels of the original width, which is the shorter side, as in Dinh et al. 2017.
 _CROP = 148 / 178
 
 
@@ -40,6 +40,7 @@ def _write_example(folder: Path) -> Mapping[str, Any]:
     licence="non-commercial research only (CelebA)",
     origin="Liu, Luo, Wang & Tang 2015: Deep Learning Face Attributes in the Wild",
     example=_write_example,
+    crop=_CROP,
 )
 def celeba(
     split: str,

@@ -1,0 +1,211 @@
+"""What an image flow has learned, as pictures: paths, reconstructions, attributes, temperatures, levels."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import numpy as np
+import typer
+
+from flowzoo import plots, registry
+from flowzoo.cli.console import Talk
+from flowzoo.cli.files import check_target
+from flowzoo.cli.loading import load_model
+from flowzoo.cli.options import Json, Name, Seed, WeightsSource, condition_for, fresh_seed
+
+if TYPE_CHECKING:
+    from flowzoo.data.images import Crop
+    from flowzoo.models import Flow
+
+# The error that is drawn white, of values up to 255.
+_WHITE_ERROR = 0.05
+
+Out = Annotated[Path, typer.Option("--out", metavar="FILE", help="The .png picture to write.")]
+Pictures = Annotated[
+    list[Path],
+    typer.Argument(metavar="PICTURE…", help="Image files, cut and resized as the entry's card says."),
+]
+Label = Annotated[str | None, typer.Option(metavar="K", help="The class label of a conditional model.")]
+
+
+def interpolate(
+    name: Name,
+    first: Annotated[Path, typer.Argument(metavar="A", help="An image file.")],
+    last: Annotated[Path, typer.Argument(metavar="B", help="Another.")],
+    out: Out,
+    steps: Annotated[int, typer.Option(min=2, max=100, help="Pictures, both ends included.")] = 9,
+    method: Annotated[str, typer.Option(help="spherical or linear.")] = "spherical",
+    label: Label = None,
+    source: WeightsSource = None,
+    as_json: Json = False,
+) -> None:
+    """Go from one picture to another through the latent space of a flow."""
+    from flowzoo import latents
+
+    talk = Talk(as_json)
+    model, x = _opened(name, [first, last], out, source, talk)
+    strip = latents.interpolate(model, x[0], x[1], steps, condition_for(model, 1, label, None), method)
+    _draw(strip, model, out, steps)
+    talk.say(f"Wrote {out}: {steps} pictures from {first} to {last}.")
+    talk.result({"name": name, "path": out, "steps": steps, "method": method})
+
+
+def reconstruct(
+    name: Name,
+    pictures: Pictures,
+    out: Out,
+    label: Label = None,
+    source: WeightsSource = None,
+    as_json: Json = False,
+) -> None:
+    """Take pictures to their latents and back: the pictures, below them what comes back, and the error."""
+    from flowzoo import latents
+
+    talk = Talk(as_json)
+    model, x = _opened(name, pictures, out, source, talk)
+    back, error = latents.reconstruct(model, x, condition_for(model, 1, label, None))
+    largest = np.abs(error).reshape(len(x), -1).max(axis=1)
+    white = _white(model)
+    shown = np.abs(error) * (255 / _WHITE_ERROR)
+    rows = np.concatenate([x, np.clip(back, 0, white), shown])
+    plots.image_grid(rows, out, columns=len(x), maximum=white, clip=True)
+    talk.say(
+        f"Wrote {out}. Largest error of a value, before rounding: {largest.max():.3g} of {white:g} "
+        f"(an error of {_WHITE_ERROR * white / 255:.3g} is drawn white)."
+    )
+    talk.result({"name": name, "path": out, "largest_error": [float(value) for value in largest]})
+
+
+def attribute(
+    name: Name,
+    pictures: Pictures,
+    out: Out,
+    without: Annotated[Path, typer.Option("--from", metavar="DIR", help="Pictures without the attribute.")],
+    with_: Annotated[Path, typer.Option("--to", metavar="DIR", help="Pictures with it.")],
+    strengths: Annotated[
+        str, typer.Option(metavar="NUMBERS", help="How far to go, in differences of the means.")
+    ] = "-1,-0.5,0,0.5,1",
+    label: Label = None,
+    source: WeightsSource = None,
+    as_json: Json = False,
+) -> None:
+    """Move pictures along the direction from one folder of pictures to another."""
+    from flowzoo import latents
+
+    talk = Talk(as_json)
+    numbers = _numbers("--strengths", strengths)
+    model, x = _opened(name, pictures, out, source, talk)
+    condition = condition_for(model, 1, label, None)
+    ends = _read(model, name, [without]), _read(model, name, [with_])
+    along = latents.direction(model, ends[0], ends[1], condition)
+    moved = latents.move(model, x, along, numbers, condition)
+    _draw(moved.reshape(-1, *model.event_shape), model, out, len(numbers))
+    talk.say(
+        f"Wrote {out}: the direction of {len(ends[0])} pictures to {len(ends[1])}, strengths {strengths}."
+    )
+    talk.result({"name": name, "path": out, "strengths": numbers, "pictures": [len(end) for end in ends]})
+
+
+def temperatures(
+    name: Name,
+    out: Out,
+    num: Annotated[int, typer.Option("--num", min=1, max=100, metavar="N", help="Samples a row.")] = 8,
+    values: Annotated[str, typer.Option(metavar="NUMBERS", help="One row each.")] = "0.5,0.6,0.7,0.8,0.9,1",
+    seed: Seed = None,
+    label: Annotated[
+        str | None, typer.Option(metavar="K[,K…]", help="Class labels of a conditional model, in turn.")
+    ] = None,
+    source: WeightsSource = None,
+    as_json: Json = False,
+) -> None:
+    """Draw the same noise at several temperatures, one row each."""
+    from flowzoo import latents
+
+    talk = Talk(as_json)
+    numbers = _numbers("--values", values)
+    if min(numbers) <= 0:
+        raise ValueError(f"--values takes temperatures above 0. Received: {values!r}.")
+    check_target(out, (".png",))
+    model = load_model(name, source, talk)
+    _check_images(model)
+    seed = fresh_seed(seed)
+    rows = latents.temperatures(model, num, numbers, condition_for(model, num, label, None), seed)
+    _draw(rows.reshape(-1, *model.event_shape), model, out, num)
+    talk.say(f"Wrote {out}: {num} samples at temperatures {values} (--seed {seed}).")
+    talk.result({"name": name, "path": out, "temperatures": numbers, "seed": seed})
+
+
+def levels(
+    name: Name,
+    pictures: Pictures,
+    out: Out,
+    seed: Seed = None,
+    label: Label = None,
+    source: WeightsSource = None,
+    as_json: Json = False,
+) -> None:
+    """Draw the latents of a multi-scale flow anew, level by level from the finest: what each scale holds."""
+    from flowzoo import latents
+
+    talk = Talk(as_json)
+    model, x = _opened(name, pictures, out, source, talk)
+    seed = fresh_seed(seed)
+    rows = latents.resample_levels(model, x, condition_for(model, 1, label, None), seed)
+    _draw(rows.reshape(-1, *model.event_shape), model, out, rows.shape[1])
+    talk.say(f"Wrote {out}: a row a picture, one level more drawn anew in each column (--seed {seed}).")
+    talk.result({"name": name, "path": out, "levels": rows.shape[1] - 1, "seed": seed})
+
+
+def _opened(
+    name: str, paths: list[Path], out: Path, source: str | None, talk: Talk
+) -> tuple[Flow, np.ndarray]:
+    """Check where to write, load the model and read the pictures."""
+    check_target(out, (".png",))
+    model = load_model(name, source, talk)
+    return model, _read(model, name, paths)
+
+
+def _read(model: Flow, name: str, paths: list[Path]) -> np.ndarray:
+    """Read pictures as the model's own data are: cut, resized, with as many bits."""
+    from flowzoo.data.images import read_pictures
+
+    _check_images(model)
+    x, _ = read_pictures(paths, model.event_shape, _crop(name))
+    if model.num_values is None:
+        return (x / 255.0).astype("float32")
+    return (x.astype("int32") * model.num_values // 256).astype(model.data_dtype)
+
+
+def _crop(name: str) -> Crop:
+    """Return how the entry's own pictures are cut."""
+    from flowzoo.data import source_info
+
+    config = registry.get_config(name)
+    if config.data is None:
+        return "center"
+    return config.data.options.get("crop", source_info(config.data.source).crop)
+
+
+def _check_images(model: Flow) -> None:
+    if len(model.event_shape) != 3 or model.event_shape[-1] not in (1, 3):
+        raise ValueError(f"{model.name} is no flow of images: its events have shape {model.event_shape}.")
+
+
+def _draw(images: np.ndarray, model: Flow, out: Path, columns: int) -> None:
+    plots.image_grid(images, out, columns=columns, maximum=_white(model), clip=True)
+
+
+def _white(model: Flow) -> float:
+    """Return the value that is drawn white."""
+    return 1.0 if model.num_values is None else model.num_values - 1.0
+
+
+def _numbers(option: str, text: str) -> list[float]:
+    try:
+        numbers = [float(part) for part in text.split(",")]
+    except ValueError:
+        raise ValueError(f"{option} takes numbers such as 0.5,1. Received: {text!r}.") from None
+    if not np.isfinite(numbers).all():
+        raise ValueError(f"{option} takes finite numbers. Received: {text!r}.")
+    return numbers

@@ -20,12 +20,12 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from flowzoo import data, distributions, layers, models, networks
+    from flowzoo import data, distributions, latents, layers, models, networks
     from flowzoo.exporting import export
     from flowzoo.layers.base import FlowLayer
     from flowzoo.models.base import Flow
-    from flowzoo.publish import train
     from flowzoo.registry import list_models, register_config
+    from flowzoo.trainer import train
     from flowzoo.zoo import build, info, load
 
 # Public name to the module that has it; None: the name is a module itself.
@@ -37,13 +37,14 @@ _PUBLIC = {
     "distributions": None,
     "export": "flowzoo.exporting",
     "info": "flowzoo.zoo",
+    "latents": None,
     "layers": None,
     "list_models": "flowzoo.registry",
     "load": "flowzoo.zoo",
     "models": None,
     "networks": None,
     "register_config": "flowzoo.registry",
-    "train": "flowzoo.publish",
+    "train": "flowzoo.trainer",
 }
 
 __all__ = [
@@ -54,6 +55,7 @@ __all__ = [
     "distributions",
     "export",
     "info",
+    "latents",
     "layers",
     "list_models",
     "load",

@@ -1,4 +1,4 @@
-"""Train an entry and write what is published: weights, card, golden values and samples, together."""
+"""Write what is published of a trained flow: weights, card, golden values and samples, together."""
 
 from __future__ import annotations
 
@@ -7,20 +7,17 @@ import datetime
 import json
 import logging
 import math
-import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-from flowzoo import measure, plots, quadrature, registry, weights, zoo
-from flowzoo.config import DataConfig, EntryConfig, TrainingConfig
-from flowzoo.data import Source, open_source, source_info
-from flowzoo.errors import DataError
+from flowzoo import measure, plots, quadrature, weights, zoo
+from flowzoo.config import EntryConfig, TrainingConfig
+from flowzoo.data import Source
 from flowzoo.files import staged_folder
-from flowzoo.training.recipe import Trained, train_recipe
-from flowzoo.training.strategies import make_strategy
+from flowzoo.training.recipe import Trained
 
 _log = logging.getLogger(__name__)
 
@@ -49,98 +46,6 @@ class TrainResult:
     seconds: float
     sha256: str
     history: dict[str, list[float]]
-
-
-def train(
-    name: str,
-    *,
-    out: str | os.PathLike[str] = "runs",
-    epochs: int | None = None,
-    strategy: str | tf.distribute.Strategy = "auto",
-    seed: int | None = None,
-    data_dir: str | os.PathLike[str] | None = None,
-    limit: int | None = None,
-    overwrite: bool = True,
-    callbacks: list[Any] | None = None,
-    verbose: int = 1,
-) -> TrainResult:
-    """Repeat the training of an entry from its file in zoo_configs/, and write the result.
-
-    Args:
-        name: of the entry.
-        out: folder in which the folder `name` is written.
-        epochs: instead of the recipe's.
-        strategy: "auto", "one", "mirrored", "multiworker" or a tf.distribute strategy.
-        seed: instead of the recipe's.
-        data_dir: where the data lie, for sources that read files.
-        limit: use only so many examples of each split.
-        overwrite: replace an earlier result, once the new one is whole.
-        callbacks: Keras callbacks of your own.
-        verbose: as `keras.Model.fit`.
-
-    Returns:
-        Where the result lies and what was measured on the test split.
-
-    Raises:
-        UnknownNameError: no entry has the name.
-        MissingDataError: the data are not here; the message says where to get them and where to put them.
-        FileExistsError: there is an earlier result and `overwrite` is False.
-        OSError: the result cannot be written.
-        FloatingPointError: the loss became NaN, or the trained flow is not fit to be published (see
-            `flowzoo.measure.check_published`).
-    """
-    config = registry.get_config(name)
-    recipe = _recipe(config.training, epochs, seed)
-    target = Path(out) / name
-    _check_target(target, overwrite)
-    sources = _sources(config, data_dir)
-    chosen = make_strategy(strategy) if isinstance(strategy, str) else strategy
-    event_shape = None if config.model.event_shape else sources["train"].event_shape
-    trained = train_recipe(
-        lambda: zoo.build(name, event_shape),
-        recipe,
-        sources["train"],
-        sources["validation"],
-        conditional=measure.conditional(config),
-        strategy=chosen,
-        limit=limit,
-        callbacks=callbacks,
-        verbose=verbose,
-    )
-    return publish(config, recipe, trained, sources, target, limit=limit, overwrite=overwrite)
-
-
-def _recipe(recipe: TrainingConfig, epochs: int | None, seed: int | None) -> TrainingConfig:
-    changes = {"epochs": epochs, "seed": seed}
-    content = {**recipe.model_dump(), **{key: value for key, value in changes.items() if value is not None}}
-    return TrainingConfig.model_validate(content)
-
-
-def _check_target(target: Path, overwrite: bool) -> None:
-    """Fail before the training and not after it."""
-    if target.exists() and not overwrite:
-        raise FileExistsError(f"{target} exists: choose another folder, or pass overwrite=True.")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    probe = target.parent / f".{target.name}.{os.getpid()}"
-    probe.touch()
-    probe.unlink()
-
-
-def _sources(config: EntryConfig, data_dir: Any) -> dict[str, Source]:
-    data: DataConfig | None = config.data
-    if data is None:
-        raise DataError(
-            f"{config.name} names no data set: it is an architecture for your own. In Python: "
-            f"flowzoo.build({config.name!r}, event_shape=...), then compile and fit; or copy its file in "
-            f"zoo_configs/ and name a source under data: (flowzoo.data.list_sources())."
-        )
-    options = dict(data.options)
-    if data_dir is not None:
-        if "data_dir" not in source_info(data.source).options:
-            raise DataError(f"The source {data.source!r} reads no files: data_dir does not apply.")
-        options["data_dir"] = data_dir
-    splits = dict.fromkeys(("train", "validation", data.measured_on))
-    return {split: open_source(data.source, split, **options) for split in splits}
 
 
 def publish(
@@ -192,7 +97,7 @@ def _measured(config: EntryConfig, sources: dict[str, Source]) -> Source:
 def _plain_copy(config: EntryConfig, model: Any) -> Any:
     """Return the model outside any strategy, computing in full float32 on a GPU as well."""
     tf.config.experimental.enable_tensor_float_32_execution(False)
-    copy = zoo.build(config.name, model.event_shape)
+    copy = zoo.build_config(config.model, config.name, model.event_shape)
     copy.set_weights(model.get_weights())
     return copy
 

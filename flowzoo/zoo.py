@@ -53,6 +53,17 @@ def build(name: str, event_shape: Any = None, **overrides: Any) -> Flow:
     return _make(config.model, name, event_shape, overrides)
 
 
+def build_config(config: ModelConfig, name: str, event_shape: tuple[int, ...] | None = None) -> Flow:
+    """Build the untrained flow that a config describes; errors as `build`.
+
+    Args:
+        config: family and arguments.
+        name: of the flow.
+        event_shape: shape of one example, where the config leaves it open.
+    """
+    return _make(config, name, event_shape, {})
+
+
 def _make(config: ModelConfig, name: str, event_shape: Any, overrides: dict[str, Any]) -> Flow:
     from flowzoo.models import families
 

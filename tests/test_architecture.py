@@ -39,6 +39,7 @@ STAGES = (
     {"registry"},
     {"zoo"},
     {"publish"},
+    {"trainer"},
     # flowzoo/__init__.py, whose public names only the command line uses: stages name the module they mean.
     {""},
     {"doctor"},

@@ -115,6 +115,8 @@ _COMMANDS: tuple[tuple[str, Callable[..., Any], Sequence[str]], ...] = (
         [
             "flowzoo train realnvp_moons --out runs",
             "flowzoo train realnvp_mnist --epochs 1 --limit 1000 --out runs --json",
+            "flowzoo train glow_celeba --pictures holidays/ --size 32 --as glow_holidays --previews 5",
+            "flowzoo train glow_celeba --pictures holidays/ --size 32 --as glow_holidays --resume",
         ],
     ),
     (

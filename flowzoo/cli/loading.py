@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flowzoo import cards, registry, weights
 from flowzoo.cli.console import Talk
 from flowzoo.cli.quiet import import_tensorflow
+from flowzoo.config import EntryConfig, parse_config
 
 if TYPE_CHECKING:
     from flowzoo.models import Flow
@@ -24,11 +26,13 @@ def load_model(name: str, source: str | None, talk: Talk) -> Flow:
     """Loads an entry as `flowzoo.load` does, and says what it loads.
 
     Args:
-        name: The name of the entry.
+        name: The name of the entry, or `path:DIR` for what was trained on other data.
         source: Weights of the user's own, `path:DIR`, or None.
         talk: Where to say it.
     """
-    config = registry.get_config(name)
+    config = config_of(name)
+    if name.startswith("path:"):
+        source, name = name, config.name
     located = weights.locate(name, expected_digest=config.weights.sha256, source=source)
     talk.say(f"{name}: {config.description}")
     metric = _metric(weights.read_card(located.folder))
@@ -40,6 +44,20 @@ def load_model(name: str, source: str | None, talk: Talk) -> Flow:
     from flowzoo import zoo
 
     return zoo.restore(located.folder)  # `locate` has verified every file
+
+
+def config_of(name: str) -> EntryConfig:
+    """Returns the config of an entry, or of the folder that `path:DIR` names.
+
+    Raises:
+        UnknownNameError: No entry has the name.
+        CorruptWeightsError: There are no weights in the folder.
+    """
+    if not name.startswith("path:"):
+        return registry.get_config(name)
+    folder = Path(name.removeprefix("path:"))
+    card: Any = weights.read_card(folder)
+    return parse_config(card["config"], str(folder / "card.json"))
 
 
 def metric_text(card: Mapping[str, Any] | None) -> str:

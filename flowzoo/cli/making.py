@@ -10,7 +10,7 @@ import typer
 from flowzoo import registry
 from flowzoo.cli.console import Talk
 from flowzoo.cli.loading import load_model
-from flowzoo.cli.options import DataDir, Json, Limit, Name, WeightsSource
+from flowzoo.cli.options import DataDir, Json, Limit, Name, SourceOption, WeightsSource, source_options
 from flowzoo.cli.quiet import import_tensorflow
 
 
@@ -26,14 +26,32 @@ def train(
     ] = None,
     data_dir: DataDir = None,
     limit: Limit = None,
+    pictures: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Train on a folder or archive of pictures of your own; needs --as."),
+    ] = None,
+    size: Annotated[int, typer.Option(min=8, max=1024, help="Side of --pictures, in pixels.")] = 64,
+    data: Annotated[
+        str | None, typer.Option(metavar="SOURCE", help="Train on another data source; needs --as.")
+    ] = None,
+    option: SourceOption = None,
+    rename: Annotated[
+        str | None, typer.Option("--as", metavar="NAME", help="The name of what is trained on other data.")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on where a training was stopped.")] = False,
+    previews: Annotated[
+        int | None,
+        typer.Option(min=1, metavar="N", help="Draw samples every N epochs, as PNG and for TensorBoard."),
+    ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Train an entry as its file in zoo_configs/ says; write weights, card and SavedModel together."""
+    """Train an entry as its file in zoo_configs/ says, or on data of your own; write weights and card."""
     talk = Talk(as_json)
     config = registry.get_config(name)
     if out.exists() and not out.is_dir():
         raise NotADirectoryError(f"--out: {out} is a file; name a folder.")
+    own = _own_data(pictures, size, data, option)
     talk.say(f"{name}: {config.description}")
 
     import_tensorflow()
@@ -48,12 +66,34 @@ def train(
             seed=seed,
             data_dir=data_dir,
             limit=limit,
+            data=own,
+            rename=rename,
+            resume=resume,
+            previews=previews,
             verbose=0 if quiet else 1 if talk.on_terminal else 2,
         )
     bits = f", {result.bits_per_dim:.4f} bits/dim" if result.bits_per_dim is not None else ""
     talk.say(f"Wrote {result.path}: loss {result.loss:.4f} nats{bits}, {result.seconds:.0f} s.")
-    talk.say(f"Use it: flowzoo sample {name} --source path:{result.path} --out samples.png")
+    use = f"path:{result.path}" if own else f"{name} --source path:{result.path}"
+    talk.say(f"Use it: flowzoo sample {use} --out samples.png")
     talk.result(_line(result))
+
+
+def _own_data(
+    pictures: Path | None, size: int, data: str | None, option: list[str] | None
+) -> dict[str, Any] | None:
+    """Return the data that the user brings, as an entry's file would name them."""
+    if pictures is not None and data is not None:
+        raise ValueError("Give --pictures or --data, not both.")
+    options = source_options(option)
+    if pictures is not None:
+        content = {"path": str(pictures.absolute()), "size": size, "crop": "center", "test": 0, **options}
+        return {"source": "image_folder", "options": content, "measured_on": "validation"}
+    if data is None:
+        if options:
+            raise ValueError("--option belongs to --data or --pictures.")
+        return None
+    return {"source": data, "options": options}
 
 
 def _line(result: Any) -> dict[str, Any]:

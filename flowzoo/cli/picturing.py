@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 import numpy as np
 import typer
 
-from flowzoo import plots, registry
+from flowzoo import plots
 from flowzoo.cli.console import Talk
 from flowzoo.cli.files import check_target
-from flowzoo.cli.loading import load_model
+from flowzoo.cli.loading import config_of, load_model
 from flowzoo.cli.options import Json, Name, Seed, WeightsSource, condition_for, fresh_seed
 
 if TYPE_CHECKING:
@@ -181,7 +181,7 @@ def _crop(name: str) -> Crop:
     """Return how the entry's own pictures are cut."""
     from flowzoo.data import source_info
 
-    config = registry.get_config(name)
+    config = config_of(name)
     if config.data is None:
         return "center"
     return config.data.options.get("crop", source_info(config.data.source).crop)

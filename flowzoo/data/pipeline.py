@@ -38,6 +38,7 @@ def pipeline(
     repeat: bool = False,
     drop_remainder: bool = False,
     limit: int | None = None,
+    skip: int = 0,
 ) -> tf.data.Dataset:
     """Turns a source or plain arrays into batches.
 
@@ -56,6 +57,7 @@ def pipeline(
         drop_remainder: Whether to leave out the last batch of an epoch if it is not full. Every batch then
             has the same static shape.
         limit: Use the first so many examples only.
+        skip: Begin after so many batches, as if they had been drawn; needs `repeat`.
 
     Returns:
         A dataset of batches of x, or of (x, condition), in the examples' own type: uint8 stays uint8.
@@ -64,12 +66,14 @@ def pipeline(
         DataError: An argument out of range, a condition that is not there, values that are not finite.
     """
     _check_arguments(batch_size, seed, limit)
+    if skip and not repeat:
+        raise DataError(f"skip goes on with an endless pipeline: it needs repeat=True. Received: {skip}")
     x, condition = _unpacked(data, conditional)
     if is_dataset(x):
-        dataset, steps = _streamed(x, batch_size, shuffle, seed, repeat, drop_remainder, limit)
+        dataset, steps = _streamed(x, batch_size, shuffle, seed, repeat, drop_remainder, limit, skip)
     else:
         size = len(x) if limit is None else min(limit, len(x))
-        rows, steps = _row_batches(size, batch_size, shuffle, seed, repeat, drop_remainder)
+        rows, steps = _row_batches(size, batch_size, shuffle, seed, repeat, drop_remainder, skip)
         dataset = _gathered(rows, x, condition)
     return _finished(dataset, steps, repeat)
 
@@ -106,12 +110,12 @@ def _as_source(data: Any) -> Source:  # noqa: ANN401
     return Source(x=x, condition=None if condition is None else np.asarray(condition), name="arrays")
 
 
-def _epochs(repeat: bool) -> tf.data.Dataset:
+def _epochs(repeat: bool, first: int = 0) -> tf.data.Dataset:
     """Gives the number of the epoch that a pass over the dataset is, or with `repeat` those of all epochs."""
     import tensorflow as tf
 
     if repeat:
-        return tf.data.Dataset.counter()
+        return tf.data.Dataset.counter(first)
     passes = itertools.count()
     return tf.data.Dataset.range(1).map(
         lambda _: tf.ensure_shape(tf.numpy_function(lambda: np.int64(next(passes)), [], tf.int64), [])
@@ -119,7 +123,7 @@ def _epochs(repeat: bool) -> tf.data.Dataset:
 
 
 def _row_batches(
-    size: int, batch_size: int, shuffle: bool, seed: int, repeat: bool, drop_remainder: bool
+    size: int, batch_size: int, shuffle: bool, seed: int, repeat: bool, drop_remainder: bool, skip: int
 ) -> tuple[tf.data.Dataset, int]:
     """Gives the row numbers of each batch, and the number of batches in an epoch."""
     import tensorflow as tf
@@ -144,7 +148,7 @@ def _row_batches(
         return blocks.concatenate(last) if rest and not drop_remainder else blocks
 
     steps = full if drop_remainder or not rest else full + 1
-    return _epochs(repeat).flat_map(batches), steps
+    return _epochs(repeat, skip // steps).flat_map(batches).skip(skip % steps), steps
 
 
 def _permutation(seed: int, size: int) -> Callable[[np.int64], np.ndarray]:
@@ -187,6 +191,7 @@ def _streamed(
     repeat: bool,
     drop_remainder: bool,
     limit: int | None,
+    skip: int,
 ) -> tuple[tf.data.Dataset, int | None]:
     """Batches a stream; the number of batches in an epoch is None where the stream does not know its size."""
     import tensorflow as tf
@@ -214,7 +219,9 @@ def _streamed(
         raise DataError(
             f"drop_remainder={drop_remainder} and batch_size={batch_size} leave nothing of {size}."
         )
-    return _epochs(repeat).flat_map(batches), steps if size >= 0 else None
+    if size < 0:
+        return _epochs(repeat).flat_map(batches).skip(skip), None
+    return _epochs(repeat, skip // steps).flat_map(batches).skip(skip % steps), steps
 
 
 def _finished(dataset: tf.data.Dataset, steps: int | None, repeat: bool) -> tf.data.Dataset:

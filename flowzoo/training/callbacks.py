@@ -19,7 +19,7 @@ _log = logging.getLogger(__name__)
 class KeepWeights(keras.callbacks.Callback):
     """Keep the weights of the best epoch, or of the last, and give them to the model at the end.
 
-    Placed after `keras.callbacks.SwapEMAWeights(swap_on_epoch=True)`, it sees the averaged weights, which
+    Placed after `AverageWeights`, it sees the averaged weights, which
     are those that the validation scored.
 
     Args:
@@ -30,23 +30,89 @@ class KeepWeights(keras.callbacks.Callback):
     def __init__(self, monitor: str = "val_loss", best: bool = True) -> None:
         super().__init__()
         self._monitor, self._best_only = monitor, best
-        self._weights: list[np.ndarray] | None = None
+        self.weights: list[np.ndarray] | None = None
         self.best_value, self.best_epoch = math.inf, -1
+
+    def restore(self, weights: list[np.ndarray] | None, value: float, epoch: int) -> None:
+        """Go on from weights that were kept before."""
+        self.weights, self.best_value, self.best_epoch = weights, value, epoch
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Copy the weights if they are to be kept."""
         value = float((logs or {}).get(self._monitor, math.nan))
         if not self._best_only or value < self.best_value:
-            self._weights = self.model.get_weights()
+            self.weights = self.model.get_weights()
             self.best_value, self.best_epoch = value, epoch
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
         """Give the kept weights to the model."""
-        if self._weights is not None:
-            self.model.set_weights(self._weights)
+        if self.weights is not None:
+            self.model.set_weights(self.weights)
             _log.info(
                 "kept the weights of epoch %d (%s %.4f)", self.best_epoch + 1, self._monitor, self.best_value
             )
+
+
+class AverageWeights(keras.callbacks.Callback):
+    """Put the optimizer's moving average into the model for evaluation, and at the end of each epoch.
+
+    Callbacks after this one see the averaged weights; the weights of training come back, bit for bit, when
+    it goes on. (Keras's `SwapEMAWeights` exchanges the two by sums, and each exchange loses a digit.)
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.trained: list[np.ndarray] | None = None
+
+    def _average(self) -> None:
+        if self.trained is None:
+            self.trained = [variable.numpy() for variable in self.model.trainable_variables]
+            averages = self.model.optimizer._model_variables_moving_average
+            for variable, average in zip(self.model.optimizer._trainable_variables, averages, strict=True):
+                variable.assign(average.value)
+
+    def _put_back(self) -> None:
+        if self.trained is not None:
+            for variable, value in zip(self.model.trainable_variables, self.trained, strict=True):
+                variable.assign(value)
+        self.trained = None
+
+    def on_test_begin(self, logs: dict[str, Any] | None = None) -> None:
+        """Validate the average."""
+        self._average()
+
+    def on_test_end(self, logs: dict[str, Any] | None = None) -> None:
+        """Go on with the weights of training."""
+        self._put_back()
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Show the average to the callbacks that follow."""
+        self._average()
+
+    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Go on with the weights of training."""
+        self._put_back()
+
+
+class Patience(keras.callbacks.Callback):
+    """Stop when the validation loss has not fallen for so many epochs.
+
+    (Keras's `EarlyStopping` forgets what it saw when a training goes on after a stop.)
+
+    Args:
+        epochs: how many.
+    """
+
+    def __init__(self, epochs: int) -> None:
+        super().__init__()
+        self._epochs, self._best, self._best_epoch = epochs, math.inf, -1
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Look at the loss."""
+        value = float((logs or {}).get("val_loss", math.nan))
+        if value < self._best:
+            self._best, self._best_epoch = value, epoch
+        self.model.stop_training = self.model.stop_training or epoch - self._best_epoch >= self._epochs
 
 
 class StopOnNaN(keras.callbacks.Callback):

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -13,8 +15,16 @@ import tensorflow as tf
 
 from flowzoo.config import TrainingConfig
 from flowzoo.data import Source, pipeline
-from flowzoo.training.callbacks import Clock, KeepWeights, RoundTrip, StopOnNaN
+from flowzoo.training.callbacks import (
+    AverageWeights,
+    Clock,
+    KeepWeights,
+    Patience,
+    RoundTrip,
+    StopOnNaN,
+)
 from flowzoo.training.optimizers import make_optimizer
+from flowzoo.training.resuming import SaveState
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,6 +56,9 @@ def train_recipe(
     strategy: tf.distribute.Strategy | None = None,
     limit: int | None = None,
     callbacks: list[keras.callbacks.Callback] | None = None,
+    state: Path | None = None,
+    state_seconds: float = 60.0,
+    resume: bool = False,
     verbose: int = 1,
 ) -> Trained:
     """Build a flow under a strategy and train it.
@@ -59,14 +72,19 @@ def train_recipe(
         strategy: where to train; None for one device.
         limit: use only so many examples of each split (for a quick look).
         callbacks: of your own, added after the recipe's.
+        state: a file (.npz) to which the state of the training is written at the end of epochs, and which is
+            deleted when the training is done; None for none.
+        state_seconds: how much time must lie between two writings.
+        resume: go on from `state` if it is there; the result is that of a training that was never stopped.
         verbose: as `keras.Model.fit`.
 
     Raises:
         FloatingPointError: the loss became NaN.
         ValueError: the data do not fit the flow.
+        DataError: `state` is of another training.
     """
     keras.utils.set_random_seed(recipe.seed)
-    batches, steps = _training_batches(recipe, train, conditional, limit)
+    steps, batch_size = _steps(recipe, train, limit)
     held_out = pipeline(
         validation,
         recipe.validation_batch_size or recipe.batch_size,
@@ -82,33 +100,17 @@ def train_recipe(
         decay_steps = steps * (recipe.optimizer.decay_epochs or recipe.epochs)
         optimizer = make_optimizer(recipe.optimizer, decay_steps, recipe.ema)
         model.compile(optimizer, jit_compile=_jit(recipe, strategy))
+    average = AverageWeights() if recipe.ema is not None else None
     keep, clock = KeepWeights(best=recipe.keep == "best"), Clock()
-    trip = RoundTrip(validation, conditional)
-    given = [*_recipe_callbacks(recipe), trip, keep, clock, *(callbacks or [])]
-    start = time.perf_counter()
-    history = model.fit(
-        batches,
-        epochs=recipe.epochs,
-        steps_per_epoch=steps,
-        validation_data=held_out,
-        callbacks=given,
-        verbose=verbose,
-    )
-    seconds = time.perf_counter() - start
-    return Trained(model, history.history, seconds, clock.epochs, keep.best_epoch + 1)
-
-
-def _training_batches(
-    recipe: TrainingConfig, train: Source, conditional: bool, limit: int | None
-) -> tuple[tf.data.Dataset, int]:
-    """Return endless whole batches and the steps of one epoch."""
-    size = train.size if limit is None or train.size is None else min(limit, train.size)
-    batch_size = recipe.batch_size if size is None else min(recipe.batch_size, size)
-    steps = recipe.steps_per_epoch
-    if steps is None:
-        if size is None:
-            raise ValueError(f"The size of {train.name} is unknown: the recipe must name steps_per_epoch.")
-        steps = max(1, math.floor(size / batch_size))
+    patience = Patience(recipe.patience) if recipe.patience is not None else None
+    given = [callback for callback in (StopOnNaN(), average, patience) if callback is not None]
+    given += [RoundTrip(validation, conditional), keep, clock, *(callbacks or [])]
+    save, done = None, 0
+    if state is not None:
+        about = json.dumps([recipe.model_dump(mode="json"), train.name, train.size, limit, conditional])
+        save = SaveState(state, about, average, keep, clock, patience, state_seconds)
+        done = save.restore(model) if resume else 0
+        given.append(save)
     batches = pipeline(
         train,
         batch_size,
@@ -118,18 +120,34 @@ def _training_batches(
         repeat=True,
         drop_remainder=True,
         limit=limit,
+        skip=done * steps,
     )
-    return batches, steps
+    start = time.perf_counter()
+    history = model.fit(
+        batches,
+        epochs=recipe.epochs,
+        initial_epoch=done,
+        steps_per_epoch=steps,
+        validation_data=held_out,
+        callbacks=given,
+        verbose=verbose,
+    )
+    seconds = time.perf_counter() - start + sum(clock.epochs[:done])
+    logs = history.history if save is None else save.history
+    return Trained(model, logs, seconds, clock.epochs, keep.best_epoch + 1)
+
+
+def _steps(recipe: TrainingConfig, train: Source, limit: int | None) -> tuple[int, int]:
+    """Return the steps of one epoch, and the size of a batch."""
+    size = train.size if limit is None or train.size is None else min(limit, train.size)
+    batch_size = recipe.batch_size if size is None else min(recipe.batch_size, size)
+    steps = recipe.steps_per_epoch
+    if steps is None:
+        if size is None:
+            raise ValueError(f"The size of {train.name} is unknown: the recipe must name steps_per_epoch.")
+        steps = max(1, math.floor(size / batch_size))
+    return steps, batch_size
 
 
 def _jit(recipe: TrainingConfig, strategy: tf.distribute.Strategy) -> bool | str:
     return "auto" if strategy.num_replicas_in_sync > 1 else recipe.jit_compile
-
-
-def _recipe_callbacks(recipe: TrainingConfig) -> list[keras.callbacks.Callback]:
-    found: list[keras.callbacks.Callback] = [StopOnNaN()]
-    if recipe.patience is not None:
-        found.append(keras.callbacks.EarlyStopping("val_loss", patience=recipe.patience))
-    if recipe.ema is not None:
-        found.append(keras.callbacks.SwapEMAWeights(swap_on_epoch=True))
-    return found

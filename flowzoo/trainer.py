@@ -1,0 +1,166 @@
+"""Train an entry, or its architecture on other data, and publish the result."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import tensorflow as tf
+
+from flowzoo import measure, registry, zoo
+from flowzoo.config import DataConfig, EntryConfig, TrainingConfig, parse_config
+from flowzoo.data import Source, open_source, source_info
+from flowzoo.errors import DataError
+from flowzoo.publish import TrainResult, publish
+from flowzoo.training.previews import Previews
+from flowzoo.training.recipe import train_recipe
+from flowzoo.training.strategies import make_strategy
+
+
+def train(
+    name: str,
+    *,
+    out: str | os.PathLike[str] = "runs",
+    epochs: int | None = None,
+    strategy: str | tf.distribute.Strategy = "auto",
+    seed: int | None = None,
+    data_dir: str | os.PathLike[str] | None = None,
+    limit: int | None = None,
+    overwrite: bool = True,
+    data: DataConfig | dict[str, Any] | None = None,
+    event_shape: Sequence[int] | None = None,
+    rename: str | None = None,
+    resume: bool = False,
+    state_seconds: float = 60.0,
+    previews: int | None = None,
+    callbacks: list[Any] | None = None,
+    verbose: int = 1,
+) -> TrainResult:
+    """Repeat the training of an entry from its file in zoo_configs/, or train its architecture on other data.
+
+    While it trains, its state lies in `out/NAME.training/state.npz`, from which `resume=True` goes on after a
+    stop, as if there had been none.
+
+    Args:
+        name: of the entry.
+        out: folder in which the folder `name` is written.
+        epochs: instead of the recipe's.
+        strategy: "auto", "one", "mirrored", "multiworker" or a tf.distribute strategy.
+        seed: instead of the recipe's.
+        data_dir: where the data lie, for sources that read files.
+        limit: use only so many examples of each split.
+        overwrite: replace an earlier result, once the new one is whole.
+        data: other data than the entry's: `{"source": "image_folder", "options": {"path": "faces"}}`, say.
+        event_shape: of one example, where it is not the entry's; by default that of `data`.
+        rename: the name of what is trained on other data, `glow_family` say.
+        resume: go on with a training that was stopped; without one, begin.
+        state_seconds: how much time must lie between two writings of the state.
+        previews: draw samples every so many epochs, to `out/NAME.training/previews/` and TensorBoard.
+        callbacks: Keras callbacks of your own.
+        verbose: as `keras.Model.fit`.
+
+    Returns:
+        Where the result lies and what was measured on the test split.
+
+    Raises:
+        UnknownNameError: no entry has the name.
+        MissingDataError: the data are not here; the message says where to get them and where to put them.
+        DataError: `resume` is asked for, and the state is that of another training.
+        ValueError: `data` without `rename`, or the other way round.
+        FileExistsError: there is an earlier result and `overwrite` is False.
+        OSError: the result cannot be written.
+        FloatingPointError: the loss became NaN, or the trained flow is not fit to be published (see
+            `flowzoo.measure.check_published`).
+    """
+    config = _renamed(registry.get_config(name), data, event_shape, rename)
+    recipe = _recipe(config.training, epochs, seed)
+    target = Path(out) / config.name
+    _check_target(target, overwrite)
+    sources = _sources(config, data_dir)
+    chosen = make_strategy(strategy) if isinstance(strategy, str) else strategy
+    beside = target.with_name(f"{config.name}.training")
+    given = list(callbacks or [])
+    if previews is not None:
+        given.insert(0, Previews(beside, _positive_epochs(previews)))
+    shape = config.model.event_shape or sources["train"].event_shape
+    trained = train_recipe(
+        lambda: zoo.build_config(config.model, config.name, tuple(shape)),
+        recipe,
+        sources["train"],
+        sources["validation"],
+        conditional=measure.conditional(config),
+        strategy=chosen,
+        limit=limit,
+        callbacks=given,
+        state=beside / "state.npz",
+        state_seconds=state_seconds,
+        resume=resume,
+        verbose=verbose,
+    )
+    return publish(config, recipe, trained, sources, target, limit=limit, overwrite=overwrite)
+
+
+def _renamed(
+    config: EntryConfig, data: Any, event_shape: Sequence[int] | None, rename: str | None
+) -> EntryConfig:
+    """Return the config of an entry's architecture on other data, or as it is."""
+    if data is None and rename is None and event_shape is None:
+        return config
+    if data is None or rename is None:
+        raise ValueError(
+            f"Other data make another model: give data= and rename= together. "
+            f"Received: data={data!r}, rename={rename!r}"
+        )
+    content = config.model_dump(mode="json")
+    content |= {"name": rename, "data": data if isinstance(data, dict) else data.model_dump(), "weights": {}}
+    content["weights"] = {"dtype": config.weights.dtype}
+    content["model"]["event_shape"] = None if event_shape is None else list(event_shape)
+    content["card"] |= {
+        "published": [],
+        "notes": [],
+        "data_licence": "the user's own",
+        "limits": ["It knows what it was trained on, and nothing is known of that here."],
+    }
+    content["description"] = f"{config.name}, trained on other data."
+    return parse_config(content, f"the configuration of {rename}")
+
+
+def _positive_epochs(previews: int) -> int:
+    if isinstance(previews, bool) or not isinstance(previews, int) or previews < 1:
+        raise ValueError(f"previews takes a number of epochs, at least 1. Received: {previews!r}")
+    return previews
+
+
+def _recipe(recipe: TrainingConfig, epochs: int | None, seed: int | None) -> TrainingConfig:
+    changes = {"epochs": epochs, "seed": seed}
+    content = {**recipe.model_dump(), **{key: value for key, value in changes.items() if value is not None}}
+    return TrainingConfig.model_validate(content)
+
+
+def _check_target(target: Path, overwrite: bool) -> None:
+    """Fail before the training and not after it."""
+    if target.exists() and not overwrite:
+        raise FileExistsError(f"{target} exists: choose another folder, or pass overwrite=True.")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    probe = target.parent / f".{target.name}.{os.getpid()}"
+    probe.touch()
+    probe.unlink()
+
+
+def _sources(config: EntryConfig, data_dir: Any) -> dict[str, Source]:
+    data: DataConfig | None = config.data
+    if data is None:
+        raise DataError(
+            f"{config.name} names no data set: it is an architecture for your own. In Python: "
+            f"flowzoo.build({config.name!r}, event_shape=...), then compile and fit; or copy its file in "
+            f"zoo_configs/ and name a source under data: (flowzoo.data.list_sources())."
+        )
+    options = dict(data.options)
+    if data_dir is not None:
+        if "data_dir" not in source_info(data.source).options:
+            raise DataError(f"The source {data.source!r} reads no files: data_dir does not apply.")
+        options["data_dir"] = data_dir
+    splits = dict.fromkeys(("train", "validation", data.measured_on))
+    return {split: open_source(data.source, split, **options) for split in splits}

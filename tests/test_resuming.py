@@ -43,9 +43,9 @@ class Stop(keras.callbacks.Callback):
 
 def trained(state: Path | None, **options: Any) -> Any:
     recipe = TrainingConfig.model_validate({**RECIPE, **options.pop("recipe", {})})
-    sources = [open_source("digits", split) for split in ("train", "validation")]
+    sources = [open_source("moons", split, num_examples=300) for split in ("train", "validation")]
     return train_recipe(
-        lambda: flowzoo.build("test_realnvp"),
+        lambda: flowzoo.build("realnvp", (2,), num_couplings=2, hidden_units=(8,)),
         recipe,
         *sources,
         limit=200,

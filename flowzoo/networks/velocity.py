@@ -163,8 +163,7 @@ class TimeMLP(Velocity):
         for i, units in enumerate(self.hidden_units):
             self.stages.append(self._dense(f"hidden_{i}", width, units, "he_normal"))
             width = units
-        # Not zeros: a flow that starts as the identity learns far more slowly to draw rows far out in.
-        self.stages.append(self._dense("last", width, out))
+        self.stages.append(self._dense("last", width, out, "zeros"))
 
     def _velocity(self, x: tf.Tensor, time: tf.Tensor, condition: tf.Tensor | None) -> tf.Tensor:
         size, _, condition_size = self._sizes

@@ -102,6 +102,7 @@ def test_every_trained_entry_loads_and_samples(name: str) -> None:
     folder = packaged("saved_models") / name
     assert zoo.check_golden(flow, folder) <= zoo.GOLDEN_TOLERANCE
     assert flow.adapted
+    assert (folder / "samples.png").stat().st_size > 1000
     if _large(name):
         return  # under the mark slow
     condition = 0 if flow.num_classes else None

@@ -1,7 +1,7 @@
 """How good the face entries are: what a face detector sees, round trips, memorisation.
 
     pip install -e '.[benchmarks]'
-    python -m benchmarks.faces tarflow_celeba realnvp_celeba --neighbours /tmp/neighbours
+    python -m benchmarks.faces tarflow_celeba --neighbours /tmp/neighbours
 
 For each entry, on this machine: the share of samples in which OpenCV's frontal-face cascade finds a face, at
 several temperatures, beside that of real faces and of noise; the largest round-trip error before rounding on

@@ -97,9 +97,9 @@ _COMMANDS: tuple[tuple[str, Callable[..., Any], Sequence[str]], ...] = (
     (
         "temperatures",
         picturing.temperatures,
-        ["flowzoo temperatures realnvp_celeba --num 8 --values 0.5,0.7,0.9,1 --seed 1 --out rows.png"],
+        ["flowzoo temperatures tarflow_celeba --num 8 --values 0.5,0.7,0.9,1 --seed 1 --out rows.png"],
     ),
-    ("levels", picturing.levels, ["flowzoo levels realnvp_celeba a.jpg b.jpg --out levels.png"]),
+    ("levels", picturing.levels, ["flowzoo levels realnvp_mnist a.png b.png --out levels.png"]),
     (
         "score",
         scoring.score,

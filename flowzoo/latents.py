@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from flowzoo.errors import near_matches
+from flowzoo.networks.base import positive_int
 
 METHODS = ("spherical", "linear")
 # Vectors closer than this angle are joined by a straight line: the arc between them is one, to float32.
@@ -34,11 +35,18 @@ def reconstruct(model: Any, x: Any, condition: Any = None) -> tuple[np.ndarray, 
         ValueError: as `Flow.to_latent`.
     """
     z = model.to_latent(x, condition)
-    back = np.asarray(model.from_latent(z, condition))
-    if not model.discrete:
-        return back, np.asarray(back, "float64") - np.asarray(x, "float64")
-    exact = np.asarray(model.before_rounding(z, condition), "float64") - 0.5
-    return back, exact - np.asarray(x, "float64")
+    return np.asarray(model.from_latent(z, condition)), _error(model, x, z, condition)
+
+
+def round_trip_error(model: Any, x: Any, condition: Any = None) -> np.ndarray:
+    """Return the error of `reconstruct` alone, in one pass there and one back."""
+    return _error(model, x, model.to_latent(x, condition), condition)
+
+
+def _error(model: Any, x: Any, z: Any, condition: Any) -> np.ndarray:
+    middle = 0.5 if model.discrete else 0.0
+    back = np.asarray(model.before_rounding(z, condition), "float64")
+    return back - middle - np.asarray(x, "float64")
 
 
 def interpolate(
@@ -68,8 +76,7 @@ def interpolate(
         Shoemake, Animating Rotation with Quaternion Curves (1985), https://doi.org/10.1145/325334.325242,
         section 3.3 (the arc); White, Sampling Generative Networks (2016), https://arxiv.org/abs/1609.04468.
     """
-    if isinstance(steps, bool) or not isinstance(steps, int) or steps < 2:
-        raise ValueError(f"steps takes an integer of at least 2. Received: {steps!r}")
+    positive_int("steps", steps, 2)
     if method not in METHODS:
         hint = near_matches(method, METHODS) if isinstance(method, str) else ""
         raise ValueError(f"method takes one of {', '.join(METHODS)}. Received: {method!r}{hint}")

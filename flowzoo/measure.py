@@ -57,7 +57,7 @@ def round_trip(model: Any, source: Source, with_condition: bool, num: int = 64) 
     x, condition = source.head(num)
     condition = condition if with_condition else None
     spread = 1.0 if model.discrete else float(np.asarray(x, "float64").std()) or 1.0
-    error = latents.reconstruct(model, x, condition)[1]
+    error = latents.round_trip_error(model, x, condition)
     return {"largest_error": float(np.max(np.abs(error)) / spread), "num_examples": len(x)}
 
 

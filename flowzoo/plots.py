@@ -53,6 +53,15 @@ def preview(samples: ArrayLike, path: PathLike, *, maximum: float | None = None)
     return histograms(array.reshape(len(array), math.prod(array.shape[1:])), path)
 
 
+def white(num_values: int | None) -> float:
+    """Returns the value that is drawn white: the largest of whole numbers from 0, or 1.
+
+    Args:
+        num_values: How many values a pixel can take; None for real numbers.
+    """
+    return 1.0 if num_values is None else num_values - 1.0
+
+
 def image_grid(
     images: ArrayLike,
     path: PathLike,

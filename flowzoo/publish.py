@@ -17,6 +17,7 @@ from flowzoo import measure, plots, quadrature, weights, zoo
 from flowzoo.config import EntryConfig, TrainingConfig
 from flowzoo.data import Source
 from flowzoo.files import staged_folder
+from flowzoo.training.previews import preview_conditions, preview_samples
 from flowzoo.training.recipe import Trained
 
 _log = logging.getLogger(__name__)
@@ -161,23 +162,13 @@ def _card(
 
 def _write_golden(model: Any, path: Path) -> None:
     """Write a few samples and their log_prob: samples, because the data's licence may not let them travel."""
-    arrays = {"x": np.asarray(model.sample(GOLDEN_EXAMPLES, _conditions(model, GOLDEN_EXAMPLES), seed=1))}
-    condition = _conditions(model, GOLDEN_EXAMPLES)
+    condition = preview_conditions(model, GOLDEN_EXAMPLES)
+    arrays = {"x": np.asarray(model.sample(GOLDEN_EXAMPLES, condition, seed=1))}
     if condition is not None:
         arrays["condition"] = np.broadcast_to(condition, (GOLDEN_EXAMPLES, *model.condition_shape))
     arrays["log_prob"] = np.asarray(model.log_prob(arrays["x"], arrays.get("condition")))
     np.savez(path, allow_pickle=False, **arrays)
 
 
-def _conditions(model: Any, num: int) -> np.ndarray | None:
-    """Return class labels in turn, or zeros for another condition."""
-    if model.num_classes:
-        return np.arange(num) % model.num_classes
-    return np.zeros(model.condition_shape, "float32") if model.condition_shape else None
-
-
 def _draw(model: Any, path: Path) -> None:
-    image = len(model.event_shape) == 3
-    num = 64 if image else 2000
-    samples = np.asarray(model.sample(num, condition=_conditions(model, num), seed=SAMPLE_SEED))
-    plots.preview(samples, path, maximum=model.num_values - 1 if model.discrete else None)
+    plots.preview(preview_samples(model, SAMPLE_SEED), path, maximum=plots.white(model.num_values))

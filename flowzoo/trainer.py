@@ -83,7 +83,7 @@ def train(
     beside = target.with_name(f"{config.name}.training")
     given = list(callbacks or [])
     if previews is not None:
-        given.insert(0, Previews(beside, _positive_epochs(previews)))
+        given.insert(0, Previews(beside, previews))
     shape = config.model.event_shape or sources["train"].event_shape
     trained = train_recipe(
         lambda: zoo.build_config(config.model, config.name, tuple(shape)),
@@ -114,7 +114,7 @@ def _renamed(
             f"Received: data={data!r}, rename={rename!r}"
         )
     content = config.model_dump(mode="json")
-    content |= {"name": rename, "data": data if isinstance(data, dict) else data.model_dump(), "weights": {}}
+    content |= {"name": rename, "data": data if isinstance(data, dict) else data.model_dump()}
     content["weights"] = {"dtype": config.weights.dtype}
     content["model"]["event_shape"] = None if event_shape is None else list(event_shape)
     content["card"] |= {
@@ -125,12 +125,6 @@ def _renamed(
     }
     content["description"] = f"{config.name}, trained on other data."
     return parse_config(content, f"the configuration of {rename}")
-
-
-def _positive_epochs(previews: int) -> int:
-    if isinstance(previews, bool) or not isinstance(previews, int) or previews < 1:
-        raise ValueError(f"previews takes a number of epochs, at least 1. Received: {previews!r}")
-    return previews
 
 
 def _recipe(recipe: TrainingConfig, epochs: int | None, seed: int | None) -> TrainingConfig:

@@ -44,7 +44,8 @@ def interpolate(
     from flowzoo import latents
 
     talk = Talk(as_json)
-    model, x = _opened(name, [first, last], out, source, talk)
+    model = _opened(name, out, source, talk)
+    x = _read(model, name, [first, last])
     strip = latents.interpolate(model, x[0], x[1], steps, condition_for(model, 1, label, None), method)
     _draw(strip, model, out, steps)
     talk.say(f"Wrote {out}: {steps} pictures from {first} to {last}.")
@@ -63,10 +64,11 @@ def reconstruct(
     from flowzoo import latents
 
     talk = Talk(as_json)
-    model, x = _opened(name, pictures, out, source, talk)
+    model = _opened(name, out, source, talk)
+    x = _read(model, name, pictures)
     back, error = latents.reconstruct(model, x, condition_for(model, 1, label, None))
     largest = np.abs(error).reshape(len(x), -1).max(axis=1)
-    white = _white(model)
+    white = plots.white(model.num_values)
     shown = np.abs(error) * (255 / _WHITE_ERROR)
     rows = np.concatenate([x, np.clip(back, 0, white), shown])
     plots.image_grid(rows, out, columns=len(x), maximum=white, clip=True)
@@ -95,7 +97,8 @@ def attribute(
 
     talk = Talk(as_json)
     numbers = _numbers("--strengths", strengths)
-    model, x = _opened(name, pictures, out, source, talk)
+    model = _opened(name, out, source, talk)
+    x = _read(model, name, pictures)
     condition = condition_for(model, 1, label, None)
     ends = _read(model, name, [without]), _read(model, name, [with_])
     along = latents.direction(model, ends[0], ends[1], condition)
@@ -126,9 +129,7 @@ def temperatures(
     numbers = _numbers("--values", values)
     if min(numbers) <= 0:
         raise ValueError(f"--values takes temperatures above 0. Received: {values!r}.")
-    check_target(out, (".png",))
-    model = load_model(name, source, talk)
-    _check_images(model)
+    model = _opened(name, out, source, talk)
     seed = fresh_seed(seed)
     rows = latents.temperatures(model, num, numbers, condition_for(model, num, label, None), seed)
     _draw(rows.reshape(-1, *model.event_shape), model, out, num)
@@ -149,7 +150,8 @@ def levels(
     from flowzoo import latents
 
     talk = Talk(as_json)
-    model, x = _opened(name, pictures, out, source, talk)
+    model = _opened(name, out, source, talk)
+    x = _read(model, name, pictures)
     seed = fresh_seed(seed)
     rows = latents.resample_levels(model, x, condition_for(model, 1, label, None), seed)
     _draw(rows.reshape(-1, *model.event_shape), model, out, rows.shape[1])
@@ -157,21 +159,20 @@ def levels(
     talk.result({"name": name, "path": out, "levels": rows.shape[1] - 1, "seed": seed})
 
 
-def _opened(
-    name: str, paths: list[Path], out: Path, source: str | None, talk: Talk
-) -> tuple[Flow, np.ndarray]:
-    """Check where to write, load the model and read the pictures."""
+def _opened(name: str, out: Path, source: str | None, talk: Talk) -> Flow:
+    """Check where to write, and load a flow of images."""
     check_target(out, (".png",))
     model = load_model(name, source, talk)
-    return model, _read(model, name, paths)
+    if len(model.event_shape) != 3 or model.event_shape[-1] not in (1, 3):
+        raise ValueError(f"{model.name} is no flow of images: its events have shape {model.event_shape}.")
+    return model
 
 
 def _read(model: Flow, name: str, paths: list[Path]) -> np.ndarray:
     """Read pictures as the model's own data are: cut, resized, with as many bits."""
     from flowzoo.data.images import read_pictures
 
-    _check_images(model)
-    x, _ = read_pictures(paths, model.event_shape, _crop(name))
+    x = read_pictures(paths, model.event_shape, _crop(name))
     if model.num_values is None:
         return (x / 255.0).astype("float32")
     return (x.astype("int32") * model.num_values // 256).astype(model.data_dtype)
@@ -187,18 +188,8 @@ def _crop(name: str) -> Crop:
     return config.data.options.get("crop", source_info(config.data.source).crop)
 
 
-def _check_images(model: Flow) -> None:
-    if len(model.event_shape) != 3 or model.event_shape[-1] not in (1, 3):
-        raise ValueError(f"{model.name} is no flow of images: its events have shape {model.event_shape}.")
-
-
 def _draw(images: np.ndarray, model: Flow, out: Path, columns: int) -> None:
-    plots.image_grid(images, out, columns=columns, maximum=_white(model), clip=True)
-
-
-def _white(model: Flow) -> float:
-    """Return the value that is drawn white."""
-    return 1.0 if model.num_values is None else model.num_values - 1.0
+    plots.image_grid(images, out, columns=columns, maximum=plots.white(model.num_values), clip=True)
 
 
 def _numbers(option: str, text: str) -> list[float]:

@@ -51,7 +51,7 @@ def sample(
     samples = _draw(model, num, conditions, temperature, seed, talk)
     seconds = time.perf_counter() - start
     if out.suffix.lower() == ".png":
-        plots.preview(samples, out, maximum=_white(model))
+        plots.preview(samples, out, maximum=plots.white(model.num_values))
     else:
         arrays = {"x": samples} if conditions is None else {"x": samples, "condition": conditions}
         write_arrays(out, arrays)
@@ -76,9 +76,3 @@ def _draw(
 
 def _child(seed: int, index: int) -> int:
     return int(np.random.SeedSequence([seed, index]).generate_state(1)[0] >> 1)
-
-
-def _white(model: Flow) -> float | None:
-    """The value that is drawn white: the largest of a discrete model's values, else as plots choose."""
-    num_values = getattr(model, "num_values", None)
-    return num_values - 1 if num_values else None

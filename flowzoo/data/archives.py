@@ -72,7 +72,8 @@ def open_image_files(path: Path) -> ImageFileSet:
 Listing = tuple[dict[str, int], Callable[[str], bytes]]
 
 
-def _is_image(name: str) -> bool:
+def is_image(name: str) -> bool:
+    """Tells by its name whether a file counts as an image; hidden files do not."""
     parts = PurePosixPath(name).parts
     hidden = any(part.startswith((".", "__MACOSX")) and part not in (".", "..") for part in parts)
     return PurePosixPath(name).suffix.lower() in _ENDINGS and not hidden
@@ -98,7 +99,7 @@ def _explained(path: Path, read: Callable[[str], bytes]) -> Callable[[str], byte
 def _folder(path: Path) -> Listing:
     files = (file for file in path.rglob("*") if file.is_file())
     sizes = {file.relative_to(path).as_posix(): file.stat().st_size for file in files}
-    images = {name: size for name, size in sizes.items() if _is_image(name)}
+    images = {name: size for name, size in sizes.items() if is_image(name)}
     return images, lambda name: (path / name).read_bytes()
 
 
@@ -107,14 +108,14 @@ def _zip(path: Path) -> Listing:
     for name in archive.namelist():
         _refuse_unsafe(path, name)
     sizes = {member.filename: member.file_size for member in archive.infolist() if not member.is_dir()}
-    return {name: size for name, size in sizes.items() if _is_image(name)}, archive.read
+    return {name: size for name, size in sizes.items() if is_image(name)}, archive.read
 
 
 def _tar(path: Path) -> Listing:
     with tarfile.open(path) as archive:
         for name in archive.getnames():
             _refuse_unsafe(path, name)
-        members = [member for member in archive.getmembers() if member.isreg() and _is_image(member.name)]
+        members = [member for member in archive.getmembers() if member.isreg() and is_image(member.name)]
         sizes = {member.name: member.size for member in members}
         if not _is_plain_tar(path):
             # A compressed archive cannot be read from the middle: the files, still coded, are kept in memory.

@@ -10,14 +10,32 @@ from typing import Any, Literal
 
 import numpy as np
 
-from flowzoo.data.archives import open_image_files
+from flowzoo.data.archives import is_image, open_image_files
 from flowzoo.data.source import Examples
 from flowzoo.errors import DataError
 
 Crop = Literal["center"] | int | float | None
 
 
-class ImageExamples:
+class _Lazy:
+    """What examples share that are made when they are asked for."""
+
+    shape: tuple[int, ...]
+
+    def __len__(self) -> int:
+        """The number of examples."""
+        return self.shape[0]
+
+    def __getitem__(self, rows: Any) -> np.ndarray:  # noqa: ANN401
+        """The examples of an array of row numbers, of a slice, or of one number."""
+        raise NotImplementedError
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:  # noqa: ANN401
+        """All examples."""
+        return np.asarray(self[:], dtype=dtype)
+
+
+class ImageExamples(_Lazy):
     """Image files as examples `[N, height, width, channels]` of uint8.
 
     An index of rows decodes the images of these rows, and keeps them if `cache` is set. The store for them
@@ -54,10 +72,6 @@ class ImageExamples:
         self._kept = np.zeros(self.shape, np.uint8) if cache else None
         self._is_kept = np.zeros(len(self._names), bool)
 
-    def __len__(self) -> int:
-        """The number of images."""
-        return len(self._names)
-
     def __getitem__(self, rows: Any) -> np.ndarray:  # noqa: ANN401
         """Decodes the images of an array of row numbers, of a slice, or of one number."""
         numbers = np.arange(len(self))[rows]
@@ -68,10 +82,6 @@ class ImageExamples:
             self._kept[new] = self._decoded(new)
             self._is_kept[new] = True
         return self._kept[numbers]
-
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:  # noqa: ANN401
-        """Decodes all images."""
-        return np.asarray(self[:], dtype=dtype)
 
     def _decoded(self, rows: np.ndarray) -> np.ndarray:
         out = np.empty((len(rows), *self.shape[1:]), np.uint8)
@@ -101,17 +111,13 @@ class ImageExamples:
         )
 
 
-class Mirrored:
+class Mirrored(_Lazy):
     """Examples, and after them their mirror images: left is right."""
 
     def __init__(self, examples: Examples) -> None:
         """Takes examples `[N, height, width, channels]` and makes twice as many of them."""
         self._examples = examples
         self.shape, self.dtype = (2 * len(examples), *examples.shape[1:]), examples.dtype
-
-    def __len__(self) -> int:
-        """The number of examples."""
-        return self.shape[0]
 
     def __getitem__(self, rows: Any) -> np.ndarray:  # noqa: ANN401
         """The examples of an array of row numbers, of a slice, or of one number."""
@@ -121,12 +127,8 @@ class Mirrored:
         turned = (numbers >= half)[..., None, None, None]
         return np.where(turned, found[..., ::-1, :], found)
 
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:  # noqa: ANN401
-        """All examples."""
-        return np.asarray(self[:], dtype=dtype)
 
-
-class FewerBits:
+class FewerBits(_Lazy):
     """Examples of 8 bits whose lowest bits are cut off, as in papers that model 5 bits a channel."""
 
     dtype = np.dtype(np.uint8)
@@ -135,17 +137,9 @@ class FewerBits:
         """Takes uint8 examples, and how many bits are left of each value."""
         self._examples, self._cut, self.shape = examples, 8 - bits, examples.shape
 
-    def __len__(self) -> int:
-        """The number of examples."""
-        return self.shape[0]
-
     def __getitem__(self, rows: Any) -> np.ndarray:  # noqa: ANN401
         """The examples of an array of row numbers, of a slice, or of one number."""
         return np.right_shift(self._examples[rows], self._cut)
-
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:  # noqa: ANN401
-        """All examples."""
-        return np.asarray(self[:], dtype=dtype)
 
 
 def prepared(examples: Examples, *, mirror: bool, bits: int) -> Examples:
@@ -200,9 +194,7 @@ def decode_image(
     return np.asarray(image, np.uint8).reshape(image.height, image.width, channels)
 
 
-def read_pictures(
-    paths: Sequence[Path], event_shape: tuple[int, ...], crop: Crop = "center"
-) -> tuple[np.ndarray, list[str]]:
+def read_pictures(paths: Sequence[Path], event_shape: tuple[int, ...], crop: Crop = "center") -> np.ndarray:
     """Reads pictures of any size as examples of a flow.
 
     Args:
@@ -211,7 +203,7 @@ def read_pictures(
         crop: What to cut from the middle of each first; see `decode_image`.
 
     Returns:
-        The examples `[N, height, width, channels]` in uint8, and their names.
+        The examples `[N, height, width, channels]` in uint8.
 
     Raises:
         DataError: The event is no image, or a file is missing or cannot be decoded.
@@ -221,13 +213,14 @@ def read_pictures(
     height, width, channels = event_shape
     found: list[tuple[str, bytes]] = []
     for path in paths:
-        if path.is_file() and path.suffix.lower() not in (".zip", ".tar", ".gz", ".xz", ".bz2"):
+        if path.is_file() and is_image(path.name):
             found.append((str(path), path.read_bytes()))
             continue
         files = open_image_files(path)
         found += [(f"{path}: {name}", files.read(name)) for name in files.names]
-    pictures = [
-        decode_image(raw, size=(height, width), crop=crop, channels=channels, where=name)
-        for name, raw in found
-    ]
-    return np.stack(pictures), [name for name, _ in found]
+    return np.stack(
+        [
+            decode_image(raw, size=(height, width), crop=crop, channels=channels, where=name)
+            for name, raw in found
+        ]
+    )

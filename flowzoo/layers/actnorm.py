@@ -113,12 +113,8 @@ class Standardize(DataAffine):
         **kwargs: of `FlowLayer`.
     """
 
+    data_init_examples = 65536
     trains_from_data = False
-
-    @property
-    def data_init_examples(self) -> int:  # type: ignore[override]
-        """65536, of whatever shape: its weights never change again."""
-        return 65536
 
     @classmethod
     def cases(cls) -> list[LayerCase]:

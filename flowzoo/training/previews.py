@@ -12,8 +12,22 @@ import numpy as np
 import tensorflow as tf
 
 from flowzoo import plots
+from flowzoo.networks.base import positive_int
 
 _log = logging.getLogger(__name__)
+
+
+def preview_conditions(model: Any, num: int) -> np.ndarray | None:
+    """Return class labels in turn, zeros for another condition, or None without one."""
+    if model.num_classes:
+        return np.arange(num) % model.num_classes
+    return np.zeros(model.condition_shape, "float32") if model.condition_shape else None
+
+
+def preview_samples(model: Any, seed: int) -> np.ndarray:
+    """Draw what a preview shows: 64 images, or 2000 points."""
+    num = 64 if len(model.event_shape) == 3 else 2000
+    return np.asarray(model.sample(num, preview_conditions(model, num), seed=seed))
 
 
 class Previews(keras.callbacks.Callback):
@@ -24,17 +38,12 @@ class Previews(keras.callbacks.Callback):
     Args:
         folder: where to write.
         every: epochs between two previews.
-        num: samples of a preview: 64 images, or 2000 points.
-        temperature: of the samples.
         seed: of their noise.
     """
 
-    def __init__(
-        self, folder: Path, every: int, num: int | None = None, temperature: float = 1.0, seed: int = 0
-    ) -> None:
+    def __init__(self, folder: Path, every: int, seed: int = 0) -> None:
         super().__init__()
-        self._folder, self._every, self._num = Path(folder), every, num
-        self._temperature, self._seed = temperature, seed
+        self._folder, self._every, self._seed = Path(folder), positive_int("previews", every), seed
         self._writer: Any = None
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
@@ -48,31 +57,22 @@ class Previews(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Write the logs, and draw if it is time."""
-        samples = self._samples() if (epoch + 1) % self._every == 0 else None
+        samples = preview_samples(self.model, self._seed) if (epoch + 1) % self._every == 0 else None
         if self._writer is not None:
             self._log_for_tensorboard(epoch, logs or {}, samples)
         if samples is not None:
             path = self._folder / "previews" / f"epoch_{epoch + 1:04d}.png"
-            plots.preview(samples, path, maximum=self._white)
+            plots.preview(samples, path, maximum=plots.white(self.model.num_values))
 
     def _log_for_tensorboard(self, epoch: int, logs: dict[str, Any], samples: np.ndarray | None) -> None:
         with self._writer.as_default(step=epoch + 1):
             for name, value in logs.items():
                 tf.summary.scalar(name, value)
             if samples is not None and samples.ndim == 4 and samples.shape[-1] in (1, 3):
-                tf.summary.image("samples", samples / np.float32(self._white), max_outputs=16)
+                tf.summary.image(
+                    "samples", samples / np.float32(plots.white(self.model.num_values)), max_outputs=16
+                )
         self._writer.flush()
-
-    @property
-    def _white(self) -> float:
-        return self.model.num_values - 1 if self.model.discrete else 1.0
-
-    def _samples(self) -> np.ndarray:
-        num = self._num or (64 if len(self.model.event_shape) == 3 else 2000)
-        condition = np.arange(num) % self.model.num_classes if self.model.num_classes else None
-        if self.model.condition_shape and condition is None:
-            condition = np.zeros(self.model.condition_shape, "float32")
-        return np.asarray(self.model.sample(num, condition, self._temperature, self._seed))
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
         """Close TensorBoard's file."""

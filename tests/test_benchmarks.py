@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from benchmarks import ours
+from benchmarks import ours, serving
 from benchmarks.families import FAMILIES
 from benchmarks.side_by_side import as_table
 from benchmarks.tables import BATCH, Table
@@ -52,3 +52,23 @@ def test_the_table_gives_mean_and_spread() -> None:
     ]
     row = as_table({"runs": runs, "versions": "v", "machine": "m"}).splitlines()[-1]
     assert "| 2.000 ± 1.000 | 3.000 ± 0.000 | -1.000 |" in row and "x 0.50" in row
+
+
+def test_both_sides_are_called_in_turns_by_every_client() -> None:
+    order: list[str] = []
+    sides = {side: lambda side=side: order.append(side) for side in ("exported", "keras")}
+    times = serving.in_turns(sides, clients=3, rounds=2, seconds=0.0)
+    assert order == [
+        side for side in ("exported", "keras", "keras", "exported", "exported", "keras") for _ in "abc"
+    ]
+    assert all(len(turn["latencies"]) == 3 for turns in times.values() for turn in turns)
+
+
+def test_the_table_of_serving_gives_ratios() -> None:
+    def side(scale: float) -> dict[str, float]:
+        return {"p50_ms": scale, "p99_ms": 2 * scale, "processor_ms": 3 * scale, "calls_a_second": 4 / scale}
+
+    run = {"entry": "maf", "signature": "sample", "rows": 1, "clients": 8, "load_average": 2.5}
+    found = {"machine": "m", "runs": [{**run, "exported": side(1.0), "keras": side(4.0)}]}
+    row = serving.as_table(found).splitlines()[-1]
+    assert row == "| maf | sample | 1 | 8 | 1.00 / 2.00 | x 0.25 | x 0.25 | x 0.25 | x 4.00 |"

@@ -16,7 +16,8 @@ from flowzoo.cli import app, codes, files, main, options
 from flowzoo.cli.console import Talk
 
 ROOT = Path(__file__).resolve().parent.parent
-COMMANDS = ("list", "info", "sample", "score", "train", "evaluate", "export", "verify", "doctor")
+COMMANDS = ("list", "info", "sample", "score", "train", "evaluate", "export", "serve", "verify", "doctor")
+COMMANDS += ("shards", "pipeline")
 
 
 def trained(*, conditional=False):
@@ -146,6 +147,9 @@ def test_every_error_of_flowzoo_has_a_code():
         errors.DownloadError: codes.Code.WEIGHTS,
         errors.DataError: codes.Code.USAGE,
         errors.MissingDataError: codes.Code.MISSING_DATA,
+        errors.ServingError: codes.Code.FAILURE,
+        errors.ServerUnavailableError: codes.Code.FAILURE,
+        errors.NoServerError: codes.Code.FAILURE,
     }
     for kind, code in expected.items():
         assert codes.code_of(kind("why")) == code
@@ -234,7 +238,7 @@ def test_conditions_and_tables_and_images_are_read(tmp_path):
         ("x.csv", b"a,b\n1,word\n", "'b'"),
         ("x.csv", b"", "cannot be read"),
         ("x.parquet", b"PAR1", "cannot be read"),
-        ("x.png", b"", "cannot be read"),
+        ("x.png", b"", "cannot be decoded"),
         ("x.txt", b"1 2", ".npy, .npz"),
     ],
 )
@@ -401,7 +405,7 @@ def test_export_counts_versions_up(run, tmp_path):
     assert json.loads(out)["version"] == 8
     code, _, err = run("export", name, tmp_path, "--version", 1)
     assert code == codes.Code.USAGE
-    assert "--overwrite" in err
+    assert "another version" in err
 
 
 def test_verify_accepts_sound_weights_and_refuses_changed_ones(run, tmp_path, monkeypatch):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -13,11 +14,26 @@ import pytest
 import tensorflow as tf
 
 import flowzoo
-from flowzoo.models import families
-from tests import capi
+from flowzoo import quantization, registry, weights
+from flowzoo.layers import AffineCoupling, Chain, LULinear, Repeat
+from flowzoo.models import families, saved_model
+from flowzoo.models.compact_graph import compact
+from flowzoo.networks import MLP
+from flowzoo.paths import packaged
+from flowzoo.serving import ops
+from flowzoo.training.previews import preview_conditions
+from tests import c_host, capi
 from tests.models.flows import KINDS, make, shared
 
-SIGNATURES = {"serving_default", "log_prob", "sample", "to_latent", "from_latent"}
+SIGNATURES = {
+    "serving_default",
+    "log_prob",
+    "anomaly_score",
+    "sample",
+    "sample_and_log_prob",
+    "to_latent",
+    "from_latent",
+}
 FAMILIES = sorted(families())
 
 _CLIENT = textwrap.dedent(
@@ -107,33 +123,131 @@ def test_in_a_fresh_process(family: str, served: tuple[Path, str]) -> None:
     np.testing.assert_allclose(out["back"], arrays["x"], atol=2e-3)
 
 
-@pytest.mark.parametrize(
-    ("family", "kind"), [*((family, "labelled_image") for family in FAMILIES), ("realnvp", "conditional")]
-)
-def test_through_the_c_api(family: str, kind: str, served: tuple[Path, str], tmp_path: Path) -> None:
-    """The loader that TensorFlow Serving uses, in a process with no Python of TensorFlow at all."""
-    folder = served[0] / family
-    if kind == "labelled_image":
-        flow, arrays = shared(family, kind), dict(np.load(folder / "in.npz"))
-    else:
-        folder = tmp_path
-        flow, arrays = exported(family, kind, folder)
-    one = {} if "condition" not in arrays else {"condition": arrays["condition"][:1]}
+@pytest.mark.parametrize("family", FAMILIES)
+def test_in_a_process_without_python(family: str, served: tuple[Path, str], tmp_path: Path) -> None:
+    """TensorFlow's C++ loader, as TensorFlow Serving has it, in a program in C: every signature and size."""
+    flow, what = shared(family, "labelled_image"), KINDS["labelled_image"]
+    sizes = (0, 1, 7, 512)
+    x, label = what.data(512), np.asarray(what.condition(512), "int32")
+    data = {n: {"x": x[:n], "condition": label[:n]} for n in sizes}
+    drawn = {n: {**_draw(n), "condition": label[:n] if n else label[:1]} for n in sizes}
+    names = ("serving_default", "log_prob", "anomaly_score", "to_latent")
+    calls = [(name, data[n]) for n in sizes for name in names]
+    calls += [(name, drawn[n]) for n in sizes for name in ("sample", "sample_and_log_prob")]
+    calls += [("log_prob", {**data[7], "condition": label[:7] + 3}), ("log_prob", data[7])]
+    replies, _ = c_host.run(served[0] / family / "1", calls, tmp_path)
+    *replies, refused, after = replies
+    assert refused.code == 3 and "class labels from 0 to 2" in refused.message
+    found = {}
+    for (name, inputs), reply in zip(calls, replies, strict=False):
+        assert reply.code == 0, (name, reply.message)
+        found[name, len(inputs["x"]) if "x" in inputs else int(inputs["num_samples"])] = reply.outputs
+    np.testing.assert_array_equal(after.outputs["log_prob"], found["log_prob", 7]["log_prob"])
+    for n in sizes:
+        _agrees(flow, data[n], {name: found[name, n] for name in names})
+        _agrees_in_draws(flow, drawn[n], found["sample", n], found["sample_and_log_prob", n])
+    latents = [("from_latent", {"z": found["to_latent", n]["z"], "condition": label[:n]}) for n in sizes]
+    back, _ = c_host.run(served[0] / family / "1", latents, tmp_path)
+    for n, reply in zip(sizes, back, strict=True):
+        np.testing.assert_array_equal(reply.outputs["x"], x[:n])
 
-    def draw(n: int, seed: tuple[int, int]) -> tuple[str, dict]:
-        given = {"num_samples": np.int32(n), "seed": np.array(seed, "int32"), "temperature": np.float32(1)}
-        return "sample", {**given, **one}
 
+def _draw(n: int, seed: tuple[int, int] = (1, 2)) -> dict[str, np.ndarray]:
+    return {"num_samples": np.int32(n), "seed": np.array(seed, "int32"), "temperature": np.float32(1)}
+
+
+def _agrees(flow: flowzoo.Flow, data: dict[str, np.ndarray], outputs: dict[str, dict]) -> None:
+    """Compare densities and latents with what Python gives."""
+    want = np.asarray(flow.log_prob(data["x"], data["condition"]))
+    for name in ("serving_default", "log_prob"):
+        np.testing.assert_allclose(outputs[name]["log_prob"], want, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(outputs["anomaly_score"]["anomaly_score"], -want, rtol=1e-5, atol=1e-5)
+    latent = np.asarray(flow.to_latent(data["x"], data["condition"]))
+    np.testing.assert_allclose(outputs["to_latent"]["z"], latent, rtol=1e-4, atol=1e-4)
+
+
+def _agrees_in_draws(flow: flowzoo.Flow, drawn: dict, sample: dict, scored: dict) -> None:
+    """Compare samples and their densities with what Python gives."""
+    n, label = int(drawn["num_samples"]), drawn["condition"]
+    want = np.asarray(flow.sample(n, label if n else label[0], seed=drawn["seed"])).astype(int)
+    # Whole numbers: one in a thousand may lie so near an edge that it is rounded to its neighbour.
+    for x in (sample["x"], scored["x"]):
+        assert x.shape == want.shape and x.dtype == flow.data_dtype
+        assert np.sum(x != want) <= 1e-3 * want.size and np.abs(x - want).max(initial=0) <= 1
+    density = flow.log_prob(scored["x"], label if n else label[:0])
+    np.testing.assert_allclose(scored["log_prob"], density, rtol=1e-5, atol=1e-4)
+
+
+def test_in_a_process_without_tensorflow_s_python(tmp_path: Path) -> None:
+    """The same loader through ctypes, where there is no C compiler."""
+    flow, arrays = exported("realnvp", "conditional", tmp_path)
+    one = {"condition": arrays["condition"][:1]}
     empty = {name: value[:0] for name, value in arrays.items()}
     calls = [("serving_default", arrays), ("log_prob", empty), ("to_latent", arrays)]
-    calls += [draw(3, (1, 2)), draw(3, (1, 2)), draw(3, (5, 6))]
-    density, none, latent, first, again, other = capi.run_in_process(folder / "1", calls, tmp_path)
-    want = flow.log_prob(arrays["x"], arrays.get("condition"))
+    calls += [("sample", {**_draw(3, seed), **one}) for seed in ((1, 2), (1, 2), (5, 6))]
+    density, none, latent, first, again, other = capi.run_in_process(tmp_path / "1", calls, tmp_path)
+    want = flow.log_prob(arrays["x"], arrays["condition"])
     np.testing.assert_allclose(density["log_prob"], want, rtol=1e-5, atol=1e-5)
     assert none["log_prob"].shape == (0,)
     assert latent["z"].shape == (7, *flow.latent_shape)
     assert first["x"].shape == (3, *flow.event_shape)
     assert np.array_equal(first["x"], again["x"]) and not np.array_equal(first["x"], other["x"])
+
+
+@pytest.mark.parametrize(
+    ("family", "dtype"), [("realnvp", "float32"), pytest.param("maf", "bfloat16", marks=pytest.mark.slow)]
+)
+@pytest.mark.parametrize("seconds", [2, pytest.param(60, marks=pytest.mark.slow)])
+def test_from_many_threads(family: str, dtype: str, seconds: int, tmp_path: Path) -> None:
+    """32 threads, every signature, good requests and bad ones: each reply right, and memory stays."""
+    _, arrays = exported(family, "labelled_image", tmp_path, weights_dtype=dtype)
+    one = {"condition": arrays["condition"][:1]}
+    calls: list[tuple[str, dict]] = [(name, arrays) for name in ("log_prob", "anomaly_score", "to_latent")]
+    calls += [("sample", {**_draw(5), **one}), ("sample_and_log_prob", {**_draw(1), **one})]
+    calls += [("log_prob", {**arrays, "x": arrays["x"] + np.uint8(4)}), ("sample", {**_draw(-1), **one})]
+    replies, counted = c_host.run(tmp_path / "1", calls, tmp_path, threads=32, seconds=seconds)
+    assert [reply.code for reply in replies] == [0, 0, 0, 0, 0, 3, 3]
+    print(counted)
+    assert counted["wrong"] == 0
+    assert counted["replies"] >= 32 and counted["refusals"] >= counted["replies"] // 7
+    # From the middle on, when each thread has had its buffers: not all in two seconds on a slow machine.
+    growth = counted["rss_kb_end"] / counted["rss_kb_half"] - 1
+    assert growth < (0.02 if seconds >= 60 else 0.2)
+
+
+def trained() -> list[str]:
+    names = sorted({*registry.list_models(), *registry.list_models("test_*")})
+    return [name for name in names if weights.find_local(name)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", trained())
+def test_every_trained_entry(name: str, tmp_path: Path) -> None:
+    """Exported with its warm-up, of operations that a server has, and its values without any Python."""
+    flow = flowzoo.load(name)
+    path = flowzoo.export(flow, tmp_path, name=name)
+    assert ops.problems(path) == []
+    condition = preview_conditions(flow, 512)
+    x = np.asarray(flow.sample(512, condition, seed=3))
+    given: dict[str, np.ndarray] = {"x": x}
+    if condition is not None:
+        kind = "int32" if flow.num_classes else "float32"
+        given["condition"] = np.broadcast_to(condition, (512, *flow.condition_shape)).astype(kind)
+    sizes = (0, 1, 7, 512)
+    data = {n: {key: value[:n] for key, value in given.items()} for n in sizes}
+    calls = [(signature, data[n]) for n in sizes for signature in ("log_prob", "anomaly_score", "to_latent")]
+    drawn = {n: {**_draw(n), **{key: data[n][key] for key in given if key == "condition"}} for n in sizes}
+    calls += [(signature, drawn[n]) for n in sizes for signature in ("sample", "sample_and_log_prob")]
+    replies, _ = c_host.run(path, calls, tmp_path)
+    assert [reply.message for reply in replies if reply.code] == []
+    for (signature, inputs), reply in zip(calls, replies, strict=True):
+        if signature in ("log_prob", "anomaly_score"):
+            want = np.asarray(flow.log_prob(inputs["x"], inputs.get("condition")))
+            sign = -1 if signature == "anomaly_score" else 1
+            np.testing.assert_allclose(sign * reply.outputs[signature], want, rtol=1e-4, atol=1e-3)
+        elif signature != "to_latent":
+            n = int(inputs["num_samples"])
+            assert reply.outputs["x"].shape == (n, *flow.event_shape)
 
 
 def test_half_precision_stores_half(tmp_path: Path) -> None:
@@ -147,18 +261,120 @@ def test_half_precision_stores_half(tmp_path: Path) -> None:
     assert sizes["float16"] < 0.75 * sizes["float32"] and sizes["bfloat16"] < 0.75 * sizes["float32"]
 
 
-def test_no_python_op_and_no_compiled_function(tmp_path: Path) -> None:
-    """What a stock server cannot run: Python callbacks and functions that must be compiled by XLA."""
-    exported("realnvp", "image", tmp_path)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_stock_server_has_every_operation(family: str, served: tuple[Path, str]) -> None:
+    assert ops.problems(served[0] / family / "1") == []
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_eight_bits_are_read_alike_with_and_without_the_graph(
+    family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`read_variables` gives the weights that the served graph computes with."""
+    monkeypatch.setattr(quantization, "SMALLEST", 32)  # the flows of the tests are small
+    what = KINDS["conditional"]
+    flow, arrays = exported(family, "conditional", tmp_path, weights_dtype="int8")
+    same = shared(family, "conditional").__class__.from_config(flow.get_config())
+    read = weights.read_variables(tmp_path / "1")
+    same.set_weights(read)
+    changed = [not np.array_equal(a, w) for a, w in zip(read, flow.weights, strict=True)]
+    stored = [len(w.shape) >= 2 and w.trainable and np.prod(w.shape) >= 32 for w in flow.weights]
+    assert any(changed) and not any(c and not s for c, s in zip(changed, stored, strict=True))
+    for got, weight in zip(read, flow.weights, strict=True):
+        assert got.dtype == weight.dtype
+        want = np.asarray(weight, "float64")
+        assert np.abs(got - want).max() <= np.abs(want).max() / 253
+    call = tf.saved_model.load(str(tmp_path / "1")).signatures
+    given = {name: tf.constant(value) for name, value in arrays.items()}
+    got = call["log_prob"](**given)["log_prob"]
+    np.testing.assert_allclose(got, same.log_prob(**arrays), rtol=1e-6, atol=1e-6)
+    assert not np.array_equal(got, flow.log_prob(what.data(7), what.condition(7)))
+    np.testing.assert_allclose(got, flow.log_prob(**arrays), rtol=0.05, atol=0.1)
+
+
+def test_eight_bits_take_a_quarter(tmp_path: Path) -> None:
+    """Kernels of a Repeat have scales for each of the repeated layers, and small matrices stay exact."""
+    step = [AffineCoupling(MLP((304, 304), "tanh")), LULinear()]
+    flow = flowzoo.Flow([Repeat(Chain(step), times=3)], event_shape=(4,))
+    rng = np.random.default_rng(0)
+    for weight in flow.trainable_weights:
+        each = np.arange(1, 4).reshape(-1, *[1] * (len(weight.shape) - 1)) ** 3
+        weight.assign(weight + 0.01 * each * rng.normal(size=weight.shape))
+    sizes = {}
+    for dtype in ("float32", "int8"):
+        flow.export(tmp_path / dtype, weights_dtype=dtype)
+        sizes[dtype] = sum(p.stat().st_size for p in (tmp_path / dtype / "variables").iterdir())
+    assert sizes["int8"] < 0.3 * sizes["float32"]
+    for got, weight in zip(weights.read_variables(tmp_path / "int8"), flow.weights, strict=True):
+        large = len(weight.shape) == 3 and np.prod(weight.shape[1:]) >= quantization.SMALLEST
+        for one, want in zip(got, np.asarray(weight), strict=True):
+            error = np.abs(one - want).max()
+            assert (0 < error <= np.abs(want).max() / 253) if large else error == 0
+
+
+def test_weights_that_are_no_numbers_have_no_eight_bits(tmp_path: Path) -> None:
+    flow = flowzoo.Flow([AffineCoupling(MLP((64, 64)))], event_shape=(2,))
+    kernel = next(weight for weight in flow.weights if tuple(weight.shape) == (64, 64))
+    kernel.assign(np.full((64, 64), np.nan))
+    with pytest.raises(ValueError, match="NaN or infinity in .*kernel"):
+        flow.export(tmp_path / "1", weights_dtype="int8")
+    assert not (tmp_path / "1").exists()
+
+
+@pytest.mark.parametrize(
+    ("family", "kind"),
+    [("maf", "labelled_image"), pytest.param("tarflow", "labelled_image", marks=pytest.mark.slow)],
+)
+def test_the_smaller_graph_computes_the_same(
+    family: str, kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Loops, captured constants, class labels: as without the rewriting, to the last digit."""
+    with monkeypatch.context() as patch:
+        patch.setattr(saved_model, "compact", lambda folder: None)
+        _, arrays = exported(family, kind, tmp_path / "large")
+    exported(family, kind, tmp_path / "small")
+    given = {name: tf.constant(value) for name, value in arrays.items()}
+    one = {"condition": given["condition"][:1]} if "condition" in given else {}
+    drawn = {"num_samples": tf.constant(3), "seed": tf.constant([1, 2]), "temperature": tf.constant(1.0)}
+    results = []
+    for size in ("large", "small"):
+        call = tf.saved_model.load(str(tmp_path / size / "1")).signatures
+        latent = call["to_latent"](**given)["z"]
+        back = call["from_latent"](z=latent, **({"condition": given["condition"]} if one else {}))["x"]
+        results.append(
+            [call["log_prob"](**given)["log_prob"], latent, back, call["sample"](**drawn, **one)["x"]]
+        )
+        assert call["sample"].structured_outputs["x"].shape.as_list() == [None, 4, 4, 1]
+    for large, small in zip(*results, strict=True):
+        np.testing.assert_allclose(large, small, rtol=1e-6, atol=1e-6)
+    files = [tmp_path / size / "1" / "saved_model.pb" for size in ("large", "small")]
+    assert files[1].stat().st_size < 0.6 * files[0].stat().st_size
+    prints = [tf.saved_model.experimental.read_fingerprint(str(file.parent)) for file in files]
+    assert prints[0].saved_model_checksum != prints[1].saved_model_checksum  # written anew
+
+
+def test_captured_tensors_keep_their_nodes(tmp_path: Path) -> None:
+    """What the object graph says of a function's node is found under the node's new name."""
     from tensorflow.core.protobuf import saved_model_pb2
 
-    proto = saved_model_pb2.SavedModel()
-    proto.ParseFromString((tmp_path / "1" / "saved_model.pb").read_bytes())
-    graph = proto.meta_graphs[0].graph_def
-    ops = {node.op for node in graph.node} | {n.op for f in graph.library.function for n in f.node_def}
-    assert not {op for op in ops if "PyFunc" in op or "Xla" in op}
-    for function in graph.library.function:
-        assert not function.attr["_XlaMustCompile"].b
+    original = packaged("saved_models") / "test_realnvp"
+    shutil.copytree(original / "1", tmp_path / "1")
+    saved = saved_model_pb2.SavedModel.FromString((tmp_path / "1" / "saved_model.pb").read_bytes())
+    meta = saved.meta_graphs[0]
+    captured = [n.captured_tensor for n in meta.object_graph_def.nodes if n.HasField("captured_tensor")]
+    functions = {f.signature.name: f for f in meta.graph_def.library.function}
+    assert captured
+    for tensor in captured:  # a node of the same value, under a long name
+        function, (name, index) = functions[tensor.concrete_function], tensor.name.split(":")
+        node = function.node_def.add()
+        node.CopyFrom(next(node for node in function.node_def if node.name == name))
+        node.name, tensor.name = f"scope/{name}", f"scope/{name}:{index}"
+    (tmp_path / "1" / "saved_model.pb").write_bytes(saved.SerializeToString())
+    compact(tmp_path / "1")
+    golden = weights.read_golden(original)
+    log_prob = tf.saved_model.load(str(tmp_path / "1")).signatures["log_prob"]
+    got = log_prob(x=tf.constant(golden["x"]))["log_prob"]
+    np.testing.assert_allclose(got, golden["log_prob"], rtol=1e-5)
 
 
 def test_the_target_is_whole_or_untouched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -167,7 +383,7 @@ def test_the_target_is_whole_or_untouched(tmp_path: Path, monkeypatch: pytest.Mo
     with pytest.raises(FileExistsError):
         flow.export(tmp_path / "1")
     with pytest.raises(ValueError, match="weights_dtype takes"):
-        flow.export(tmp_path / "2", weights_dtype="int8")
+        flow.export(tmp_path / "2", weights_dtype="int4")
     blocked = tmp_path / "file"
     blocked.write_text("in the way")
     with pytest.raises(OSError):

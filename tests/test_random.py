@@ -75,6 +75,29 @@ def test_noise_of_examples_is_the_same_bits_under_xla() -> None:
     assert np.array_equal(random.fold_in([5, 6], 3), folded(tf.constant([5, 6])))
 
 
+def test_seeds_of_rows_part_equal_examples_and_not_the_batch() -> None:
+    """Equal examples in other rows get other noise, and a part of a batch gets what the whole gives it."""
+    x, rows = tf.zeros([4000, 3]), tf.range(4000)
+    seeds = random.seeds_of_rows(5, rows)
+    assert seeds.dtype == tf.int32 and len(np.unique(np.asarray(seeds), axis=0)) == 4000
+    noise = np.asarray(random.example_uniform(x, random.fold_in(seeds, 2)))
+    assert stats.kstest(noise.ravel(), "uniform").pvalue > 1e-3
+    correlation = np.corrcoef(np.concatenate([noise[:-1].T, noise[1:].T])) - np.eye(6)
+    assert np.abs(correlation).max() < 0.08
+    part = random.example_uniform(x[:100], random.fold_in(random.seeds_of_rows(5, rows[700:800]), 2))
+    assert np.array_equal(part, noise[700:800])
+    for other in (random.fold_in(seeds, 3), random.fold_in(random.seeds_of_rows(6, rows), 2)):
+        assert not np.isin(noise, random.example_uniform(x, other)).mean() > 0.01
+    compiled = tf.function(lambda rows: random.fold_in(random.seeds_of_rows(5, rows), 2), jit_compile=True)
+    assert np.array_equal(compiled(rows), random.fold_in(seeds, 2))
+
+
+def test_permutations_repeat_with_the_seed() -> None:
+    first, second = np.asarray(random.permutation(50, 1)), np.asarray(random.permutation(50, 2))
+    assert sorted(first) == sorted(second) == list(range(50)) and not np.array_equal(first, second)
+    assert np.array_equal(first, random.permutation(50, 1))
+
+
 def test_seeds_of_every_form() -> None:
     pair = np.asarray(random.as_seed(12))
     assert pair.dtype == np.int32 and pair.shape == (2,)

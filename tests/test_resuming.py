@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -19,74 +20,148 @@ from flowzoo.data import open_source, pipeline
 from flowzoo.errors import DataError
 from flowzoo.training.callbacks import Patience
 from flowzoo.training.recipe import train_recipe
+from flowzoo.training.resuming import Saving
+from flowzoo.training.states import StateFolder
 
 RECIPE: dict[str, Any] = {
     "epochs": 6,
     "batch_size": 64,
     "ema": 0.9,
     "patience": 5,
+    "jit_compile": False,
     "optimizer": {"name": "adamw", "weight_decay": 0.01, "warmup_steps": 5, "schedule": "trapezoid"},
 }
 
 
 class Stop(keras.callbacks.Callback):
-    """Die at the end of an epoch, like a machine that is taken away."""
+    """Die at the beginning of an epoch, or in the middle of it, like a machine that is taken away."""
 
-    def __init__(self, epoch: int) -> None:
+    def __init__(self, epoch: int, batch: int | None = None) -> None:
         super().__init__()
-        self._epoch = epoch
+        self._epoch, self._batch = epoch, batch
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
-        if epoch == self._epoch:
+        self._now = epoch
+        if epoch == self._epoch and self._batch is None:
+            raise KeyboardInterrupt
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        # Counted by the optimizer: after a stop, Keras counts the batches of the epoch from 0.
+        if self._batch is not None and int(self.model.optimizer.iterations) == self._epoch * 3 + self._batch:
             raise KeyboardInterrupt
 
 
-def trained(state: Path | None, **options: Any) -> Any:
+def trained(folder: Path | None, *, resume: bool = False, steps: int | None = None, **options: Any) -> Any:
     recipe = TrainingConfig.model_validate({**RECIPE, **options.pop("recipe", {})})
     sources = [open_source("moons", split, num_examples=300) for split in ("train", "validation")]
+    saving = None
+    if folder is not None:
+        saving = Saving(StateFolder(folder), 0.0 if steps is None else 1e9, steps, resume)
     return train_recipe(
-        lambda: flowzoo.build("realnvp", (2,), num_couplings=2, hidden_units=(8,)),
+        lambda: flowzoo.build("realnvp", (2,), num_couplings=1, hidden_units=(8,)),
         recipe,
         *sources,
         limit=200,
-        state=state,
-        state_seconds=0.0,
+        saving=saving,
         verbose=0,
         **options,
     )
 
 
-def test_a_stopped_training_goes_on_as_if_it_had_not_stopped(tmp_path: Path) -> None:
-    whole = trained(tmp_path / "whole.npz")
-    state = tmp_path / "state.npz"
-    for stop in (2, 5):  # stopped twice
-        with pytest.raises(KeyboardInterrupt):
-            trained(state, resume=True, callbacks=[Stop(stop)])
-        assert state.is_file()
-    again = trained(state, resume=True)
-    assert not state.is_file() and not (tmp_path / "whole.npz").is_file()
-    for one, other in zip(whole.model.get_weights(), again.model.get_weights(), strict=True):
-        np.testing.assert_array_equal(one, other)
+def stopped(folder: Path, *when: int, **options: Any) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        trained(folder, callbacks=[Stop(*when)], **options)
+
+
+def equal(one: Any, other: Any) -> bool:
+    pairs = zip(one.model.get_weights(), other.model.get_weights(), strict=True)
+    return all(np.array_equal(a, b) for a, b in pairs)
+
+
+@pytest.fixture(scope="module")
+def whole() -> Any:
+    return trained(None)
+
+
+@pytest.mark.parametrize(
+    ("stops", "steps"),
+    [
+        ([(0, 2), (2,), (5, 1)], None),  # in the middle of epochs, the first and the last, and between two
+        ([(2, 2), (4, 1)], 4),  # the state is older than the stop: in another epoch, or behind
+    ],
+)
+def test_a_stopped_training_goes_on_as_if_it_had_not_stopped(
+    tmp_path: Path, whole: Any, stops: list[tuple[int, ...]], steps: int | None
+) -> None:
+    for when in stops:
+        stopped(tmp_path, *when, resume=True, steps=steps)
+        assert list(tmp_path.glob("step_*.npz"))
+    again = trained(tmp_path, resume=True, steps=steps)
+    assert equal(whole, again)
     assert whole.history == again.history and len(again.history["loss"]) == 6
     assert whole.kept_epoch == again.kept_epoch and len(again.epoch_seconds) == 6
-    # The check can fail: what begins anew is another training, unless nothing was drawn yet.
-    shorter = trained(None, recipe={"epochs": 5})
-    assert any(
-        (one != other).any()
-        for one, other in zip(whole.model.get_weights(), shorter.model.get_weights(), strict=True)
-    )
+    # What is trained is not trained again: all that is needed lies in its last state.
+    once_more = trained(tmp_path, resume=True, callbacks=[Stop(0)])
+    assert equal(whole, once_more) and once_more.history == whole.history
+
+
+def test_a_shorter_training_is_another_one(whole: Any) -> None:
+    assert not equal(whole, trained(None, recipe={"epochs": 5}))  # `equal` can fail
+
+
+def test_a_training_that_was_ended_early_stays_ended(tmp_path: Path) -> None:
+    recipe = {"patience": 1, "optimizer": {"name": "sgd", "learning_rate": 1e-12}}
+    short = trained(tmp_path, recipe=recipe)
+    assert 1 < len(short.history["loss"]) < 6
+    assert trained(tmp_path, resume=True, recipe=recipe).history == short.history
+
+
+def test_a_callback_ends_the_training_in_an_epoch_that_went_on(tmp_path: Path) -> None:
+    class End(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+            if int(self.model.optimizer.iterations) == 8:
+                self.model.stop_training = True
+
+    stopped(tmp_path, 2, 1)
+    assert len(trained(tmp_path, resume=True, callbacks=[End()]).history["loss"]) == 3
 
 
 def test_the_state_of_another_training_is_refused(tmp_path: Path) -> None:
-    state = tmp_path / "state.npz"
-    with pytest.raises(KeyboardInterrupt):
-        trained(state, callbacks=[Stop(1)])
+    stopped(tmp_path, 1)
     for change in ({"seed": 1}, {"epochs": 7}, {"batch_size": 32}):
         with pytest.raises(DataError, match="another recipe"):
-            trained(state, resume=True, recipe=change)
-    state.write_bytes(state.read_bytes()[:-100])
-    with pytest.raises(DataError, match="cannot be read"):
-        trained(state, resume=True)
+            trained(tmp_path, resume=True, recipe=change)
+    for wrong in ({"state_seconds": -1.0}, {"state_seconds": float("nan")}, {"state_steps": 0}):
+        with pytest.raises(ValueError, match="state_s"):
+            flowzoo.train("test_nice", out=tmp_path, **wrong)
+
+
+def test_a_state_that_is_not_whole_is_named_and_the_one_before_it_taken(
+    tmp_path: Path, whole: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    stopped(tmp_path, 3, 1)
+    older, newer = sorted(tmp_path.glob("step_*.npz"))
+    newer.write_bytes(newer.read_bytes()[:-100])
+    with caplog.at_level(logging.INFO, logger="flowzoo.training"):
+        assert equal(whole, trained(tmp_path, resume=True))
+    assert f"{newer} is not what was written" in caplog.text and f"from {older}" in caplog.text
+    for path in tmp_path.glob("step_*.npz"):
+        content = bytearray(path.read_bytes())
+        content[len(content) // 2] ^= 1
+        path.write_bytes(content)
+    with pytest.raises(DataError, match="No state .* is whole"):
+        trained(tmp_path, resume=True)
+
+
+def test_beginning_anew_says_that_a_state_will_be_replaced(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    stopped(tmp_path, 3)
+    before = sorted(tmp_path.iterdir())
+    with caplog.at_level(logging.WARNING, logger="flowzoo.training"):
+        stopped(tmp_path, 1, 1)
+    assert f"{before[-1]}, of a training that did not end" in caplog.text
+    assert len(sorted(tmp_path.iterdir())) == 2 and not set(before) <= set(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("skip", [0, 3, 4, 9])
@@ -146,7 +221,7 @@ def test_pictures_of_the_users_own(tmp_path: Path, pictures: Path, capsys: Any) 
     drawn = sorted(path.name for path in (out / "realnvp_holidays.training" / "previews").iterdir())
     assert drawn == ["epoch_0001.png", "epoch_0002.png"]
     assert list((out / "realnvp_holidays.training" / "tensorboard").glob("events*"))
-    assert not (out / "realnvp_holidays.training" / "state.npz").exists()
+    assert not list((out / "realnvp_holidays.training" / "states").glob("*"))
     flow = flowzoo.load(f"path:{folder}")
     assert flow.event_shape == (8, 8, 3) and flow.name == "realnvp_holidays"
     target = str(tmp_path / "x.png")

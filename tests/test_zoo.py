@@ -132,7 +132,15 @@ def test_everything_trained_is_published() -> None:
     assert folders == set(TRAINED)
 
 
-@pytest.mark.parametrize("name", [name for name in TRAINED if name.endswith("_mnist")])
+# Splines and transformers take half a minute for 500 digits.
+DIGITS = [
+    pytest.param(name, marks=pytest.mark.slow if name.startswith(("nsf", "tarflow")) else ())
+    for name in TRAINED
+    if name.endswith("_mnist")
+]
+
+
+@pytest.mark.parametrize("name", DIGITS)
 def test_the_measured_figure_holds_on_real_digits(name: str) -> None:
     """The card's bits/dim, on 500 of the 10,000 test digits, within five standard errors."""
     config = registry.get_config(name)

@@ -33,7 +33,8 @@ def test_fit_learns(family: str, kind: str) -> None:
     flow = fresh(family, kind)
     history = flow.fit(x, c, epochs=4, batch_size=64, validation_data=(x, c), verbose=0).history
     assert flow.adapted
-    assert history["loss"][-1] < history["loss"][0]
+    # Validation draws the same noise at each epoch: what falls is the model's loss, not its draw.
+    assert history["val_loss"][-1] < history["val_loss"][0]
     bits = flow.discrete and flow.loss_in_nats
     assert set(history) == {"loss", "val_loss"} | ({"bits_per_dim", "val_bits_per_dim"} if bits else set())
     if bits:

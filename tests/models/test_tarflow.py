@@ -109,13 +109,13 @@ def test_dropped_conditions_do_not_count_and_are_chosen_by_the_example() -> None
     randomised()
     x = tf.constant(normal(400, 2), tf.float32)
     classes = [tf.one_hot(tf.fill([400], k), 3) for k in range(2)]
-    losses = [np.asarray(made.training_loss(x, c, None, random.as_seed(4))[1]) for c in classes]
+    losses = [np.asarray(made.training_losses(x, c, random.as_seed(4))[1]) for c in classes]
     dropped = np.abs(losses[0] - losses[1]) < 1e-6
     assert 0.2 < dropped.mean() < 0.4
     # The same examples in another order, and part of them: as two replicas see them.
-    again = np.asarray(made.training_loss(x[::-1][:100], classes[0][:100], None, random.as_seed(4))[1])
+    again = np.asarray(made.training_losses(x[::-1][:100], classes[0][:100], random.as_seed(4))[1])
     np.testing.assert_allclose(again, losses[0][::-1][:100], rtol=1e-4, atol=1e-4)
-    other = np.asarray(made.training_loss(x, classes[0], None, random.as_seed(5))[1])
+    other = np.asarray(made.training_losses(x, classes[0], random.as_seed(5))[1])
     assert not np.allclose(other, losses[0])
     np.testing.assert_allclose(losses[0][~dropped], -made.log_prob(x, 0)[~dropped], rtol=1e-4, atol=1e-4)
 

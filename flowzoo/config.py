@@ -6,27 +6,29 @@ range is an error that names the file, the key and what is accepted.
 
 from __future__ import annotations
 
-import copy
 import os
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from flowzoo.config_errors import problems
 from flowzoo.errors import ConfigError
+from flowzoo.plain_data import plain_copy
 from flowzoo.strict_yaml import read_yaml
 
 NAME_PATTERN = r"^[a-z][a-z0-9]*(_[a-z0-9]+)+$"
 
 Unit = Literal["bits_per_dim", "nats"]
 Text = Annotated[str, Field(min_length=1)]
-Count = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=1, le=2**31 - 1)]
 Seed = Annotated[int, Field(ge=0, le=2**31 - 1)]
 # YAML has lists and no tuples: the list itself is converted, what stands in it stays strict.
 Shape = Annotated[tuple[Count, ...], Field(strict=False)]
+# Copied, because pydantic would keep the caller's own lists and mappings.
+Arguments = Annotated[dict[str, Any], AfterValidator(plain_copy)]
 
 
 class _Part(BaseModel):
@@ -50,7 +52,7 @@ class ModelConfig(_Part):
     event_shape: Annotated[Shape, Field(min_length=1)] | None
     condition_shape: Shape | None = None
     num_classes: Count | None = None
-    args: dict[str, Any] = {}
+    args: Arguments = {}
 
 
 class DataConfig(_Part):
@@ -65,7 +67,7 @@ class DataConfig(_Part):
     """
 
     source: Text
-    options: dict[str, Any] = {}
+    options: Arguments = {}
     conditional: bool = False
     measured_on: Literal["test", "validation"] = "test"
 
@@ -170,7 +172,7 @@ class WeightsConfig(_Part):
         sha256: The SHA-256 of the entry's SHA256SUMS file, or None while no weights are published.
     """
 
-    dtype: Literal["float32", "float16", "bfloat16"] = "float32"
+    dtype: Literal["float32", "float16", "bfloat16", "int8"] = "float32"
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
 
 
@@ -222,8 +224,7 @@ def parse_config(content: Mapping[str, Any], origin: str = "the configuration") 
         accepted = ", ".join(EntryConfig.model_fields)
         raise ConfigError(f"{origin}: received {received}; accepted: a mapping with the keys {accepted}.")
     try:
-        # Copied, because pydantic would keep the caller's own lists and mappings in `args` and `options`.
-        return EntryConfig.model_validate(copy.deepcopy(dict(content)))
+        return EntryConfig.model_validate(dict(content))
     except ValidationError as error:
         raise ConfigError(_message(origin, problems(EntryConfig, error))) from error
 

@@ -40,7 +40,7 @@ def problems(model: type[BaseModel], error: ValidationError) -> Iterator[str]:
         error: What pydantic found.
 
     Yields:
-        ``"training.epochs: received 'ten'; accepted: an integer (at least 1)."`` and the like.
+        ``"optimizer.learning_rate: received 'ten'; accepted: a number (greater than 0)."`` and the like.
     """
     seen = set()
     for found in error.errors(include_url=False):
@@ -49,9 +49,11 @@ def problems(model: type[BaseModel], error: ValidationError) -> Iterator[str]:
             name = str(found["loc"][-1])
             near = near_matches(name, _fields(annotation))
             yield f"{_dotted((*keys, name))}: unknown key.{near} Accepted: {_keys(annotation)}."
+        elif found["type"] == "value_error":  # of a check of our own, which says it all
+            yield f"{_dotted(keys)}: {found['ctx']['error']}."
         elif keys not in seen:  # A union reports each of its members.
             seen.add(keys)
-            wrong_key = found["type"] == "invalid_key" or found["loc"][-1] == "[key]"
+            wrong_key = found["type"] == "invalid_key" or found["loc"][-1:] == ("[key]",)
             accepted = "text as a key" if wrong_key else describe(annotation)
             yield f"{_dotted(keys)}: {_received(found)}; accepted: {accepted}."
 

@@ -18,6 +18,7 @@ from flowzoo.config import check_name
 from flowzoo.errors import CorruptWeightsError, DownloadError
 from flowzoo.files import staged_folder
 from flowzoo.manifest import MANIFEST, Manifest, check, is_digest, parse_manifest, verify
+from flowzoo.pacing import PacedHTTPHandler, PacedHTTPSHandler
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -54,7 +55,8 @@ def download(
         digest: The SHA-256 of the entry's SHA256SUMS.
         target: The folder to make. One that exists is verified and returned as it is.
         progress: Whether a progress bar is shown on stderr; None shows it on a terminal.
-        timeout: Seconds without an answer after which a connection is given up.
+        timeout: Seconds without an answer, or with less than 1,000 bytes each, after which a connection is
+            given up.
         max_bytes: The most that is accepted for the whole entry.
 
     Returns:
@@ -98,7 +100,9 @@ class _Transfer:
         self.left = max_bytes
         # A proxy would make "this very machine" another one; over https it cannot change anything.
         proxies = {scheme: url for scheme, url in urllib.request.getproxies().items() if scheme == "https"}
-        self.opener = urllib.request.build_opener(urllib.request.ProxyHandler(proxies), _SafeRedirects)
+        self.opener = urllib.request.build_opener(
+            urllib.request.ProxyHandler(proxies), _SafeRedirects, PacedHTTPHandler, PacedHTTPSHandler
+        )
 
     def run(self, name: str, digest: str) -> Manifest:
         """Fetches and verifies everything."""

@@ -42,6 +42,38 @@ class MissingDataError(DataError):
     """A data set does not lie on this machine; the message says where to get it and where to put it."""
 
 
+class ServingError(ValueError):
+    """A model server did not do what it was asked.
+
+    Attributes:
+        code: the canonical status, such as "INVALID_ARGUMENT" or "UNAVAILABLE", the same over gRPC and REST.
+    """
+
+    def __init__(self, message: str, code: str = "UNKNOWN") -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class InvalidRequestError(ServingError):
+    """The server received the request and refuses it; asking again changes nothing."""
+
+
+class NotServedError(ServingError):
+    """The server has no such model, version or signature."""
+
+
+class ServerUnavailableError(ServingError, ConnectionError):
+    """The server could not be reached, went away, or has too much to do; asking again may help."""
+
+
+class ServingTimeoutError(ServingError, TimeoutError):
+    """The answer did not come in the time that was given."""
+
+
+class NoServerError(ValueError):
+    """TensorFlow Serving is not installed on this machine; the message says how to get it."""
+
+
 def near_matches(name: str, known: Iterable[str]) -> str:
     """Says which known names resemble `name`, as a sentence to put into an error.
 

@@ -1,18 +1,21 @@
 """Files and folders that appear whole or not at all.
 
 What is written goes to a temporary neighbour of its target first and takes the target's name last, so that a
-failure, an interruption or a full disk leaves whatever was there before as it was.
+failure, an interruption or a full disk leaves whatever was there before as it was. It is on the disk before
+it takes the name, so that this also holds when the machine goes down.
 """
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
+import functools
 import glob
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 try:
@@ -20,7 +23,7 @@ try:
 except ImportError:  # Windows: leftovers of a killed process stay until someone deletes them.
     fcntl = None  # type: ignore[assignment]
 
-_SUFFIX = ".part"
+_SUFFIX, _ASIDE = ".part", ".old"
 
 
 def write_atomic(path: str | os.PathLike[str], data: bytes | str) -> None:
@@ -38,7 +41,10 @@ def write_atomic(path: str | os.PathLike[str], data: bytes | str) -> None:
     try:
         with open(temporary, "xb") as file:
             file.write(data.encode() if isinstance(data, str) else data)
+            file.flush()
+            os.fsync(file.fileno())
         os.replace(temporary, path)
+        _settle(path.parent)
     except OSError as error:
         # A full disk is reported without any file name: say which file it was.
         raise OSError(error.errno, error.strerror or str(error), str(path)) from error
@@ -66,6 +72,7 @@ def staged_folder(target: str | os.PathLike[str], *, overwrite: bool = False) ->
         OSError: The folder cannot be made.
     """
     target = Path(os.path.realpath(target))
+    _bring_back(target)
     _refuse_existing(target, overwrite)
     target.parent.mkdir(parents=True, exist_ok=True)
     _sweep(target)
@@ -76,6 +83,34 @@ def staged_folder(target: str | os.PathLike[str], *, overwrite: bool = False) ->
         _put(folder, target)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+        if lock is not None:
+            os.close(lock)
+
+
+@contextlib.contextmanager
+def sole_writer(folder: str | os.PathLike[str]) -> Iterator[None]:
+    """Keeps other processes out of a folder for the block, where they ask as well; made if it is missing.
+
+    A process that dies lets go of it. Where the file system knows no locks, nobody is kept out.
+
+    Raises:
+        BlockingIOError: Another process has it.
+        OSError: The folder cannot be made.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = None
+    try:
+        lock = _lock(folder)
+    except BlockingIOError as error:
+        raise BlockingIOError(
+            errno.EWOULDBLOCK, "another process is writing there: wait until it ends, or stop it", str(folder)
+        ) from error
+    except OSError:
+        pass
+    try:
+        yield
+    finally:
         if lock is not None:
             os.close(lock)
 
@@ -92,19 +127,65 @@ def _refuse_existing(target: Path, overwrite: bool) -> None:
 
 
 def _put(folder: Path, target: Path) -> None:
-    """Moves the complete folder to its place; an earlier one steps aside, and returns if the move fails."""
+    """Moves the complete folder to its place; an earlier one takes its own, to be deleted there."""
+    for path in sorted(folder.rglob("*")):
+        _settle(path)
     if not target.is_dir():
         os.replace(folder, target)
-        return
+    elif not _exchange(folder, target):
+        _step_aside(folder, target)
+    _settle(target.parent)
+
+
+def _step_aside(folder: Path, target: Path) -> None:
+    """Replaces a folder in two steps, where one does not go; what is cut short `_bring_back` ends."""
     # Not named as a leftover: if the process is killed right here, the earlier folder must not be swept away.
-    aside = _neighbour(target, ".old")
+    aside = _neighbour(target, _ASIDE)
     os.replace(target, aside)
     try:
         os.replace(folder, target)
     except OSError:
-        os.replace(aside, target)
+        with contextlib.suppress(FileNotFoundError):
+            os.replace(aside, target)
         raise
     shutil.rmtree(aside, ignore_errors=True)
+
+
+def _bring_back(target: Path) -> None:
+    """Gives a folder its name again whose replacing was cut short, or deletes it where that was not."""
+    for aside in target.parent.glob(f".{glob.escape(target.name)}.*{_ASIDE}"):
+        with contextlib.suppress(OSError):
+            if target.exists():
+                shutil.rmtree(aside, ignore_errors=True)
+            else:
+                os.replace(aside, target)
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Exchanges the names of two folders in one step; False where the system cannot (Linux's renameat2)."""
+    renameat2 = _renameat2()
+    if renameat2 is None:
+        return False
+    at_cwd, exchange = -100, 2
+    return renameat2(at_cwd, os.fsencode(one), at_cwd, os.fsencode(other), exchange) == 0
+
+
+@functools.cache
+def _renameat2() -> Callable[..., int] | None:
+    try:
+        return ctypes.CDLL(None).renameat2
+    except (AttributeError, OSError, TypeError):
+        return None
+
+
+def _settle(path: Path) -> None:
+    """Waits until a file, or the list of what a folder holds, is on the disk; not every file system can."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def _claim(target: Path) -> tuple[Path, int | None]:

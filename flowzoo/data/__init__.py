@@ -7,6 +7,7 @@ into a `tf.data.Dataset`. Neither downloads anything: a data set that is missing
 
 from flowzoo.data.catalog import SourceInfo, list_sources, open_source, register_source, source_info
 from flowzoo.data.pipeline import pipeline
+from flowzoo.data.record_writer import write_shards
 from flowzoo.data.source import SPLITS, Source
 
 __all__ = [
@@ -18,4 +19,5 @@ __all__ = [
     "pipeline",
     "register_source",
     "source_info",
+    "write_shards",
 ]

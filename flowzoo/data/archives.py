@@ -5,15 +5,19 @@ Nothing is ever unpacked to the disk, and an archive whose names point outside i
 
 from __future__ import annotations
 
+import bz2
+import gzip
 import lzma
 import os
 import tarfile
 import zipfile
-import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import IO, cast
 
+from flowzoo.bounded import BoundedStream, bound, read_member
 from flowzoo.errors import DataError
 
 MAX_FILE_BYTES = 256 * 2**20
@@ -21,8 +25,11 @@ MAX_FILE_BYTES = 256 * 2**20
 
 _TAR_BLOCK = 512
 _ENDINGS = {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
-# RuntimeError: an encrypted ZIP member. NotImplementedError, its kind: a compression that Python cannot undo.
-_DAMAGED = (tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError, RuntimeError)
+_PACKED: tuple[tuple[bytes, Callable[[Path], IO[bytes]]], ...] = (
+    (b"\x1f\x8b", lambda path: cast(IO[bytes], gzip.open(path))),
+    (b"BZh", lambda path: bz2.open(path)),
+    (b"\xfd7zXZ\0", lambda path: lzma.open(path)),
+)
 
 
 @dataclass(frozen=True)
@@ -55,17 +62,20 @@ def open_image_files(path: Path) -> ImageFileSet:
             sizes, read = _folder(path)
         elif zipfile.is_zipfile(path):
             sizes, read = _zip(path)
-        elif tarfile.is_tarfile(path):
-            sizes, read = _tar(path)
         else:
-            raise DataError(f"{path}: neither a folder nor a ZIP or tar archive, or a truncated one.")
-    except _DAMAGED as error:
+            sizes, read = _tar(path)
+    except DataError:
+        raise
+    except tarfile.ReadError as error:
+        raise DataError(
+            f"{path}: neither a folder nor a ZIP or tar archive, or a truncated one: {error}"
+        ) from error
+    except Exception as error:  # what Python's readers raise at corrupt bytes is of a dozen kinds
         raise DataError(f"{path}: cannot be read, it may be truncated or corrupt: {error}") from error
     if not sizes:
         raise DataError(f"{path}: no images in it. Accepted: {', '.join(sorted(_ENDINGS))}.")
     for name, size in sizes.items():
-        if size > MAX_FILE_BYTES:
-            raise DataError(f"{path}: {name} has {size} bytes; at most {MAX_FILE_BYTES} are read.")
+        _refuse_large(path, name, size)
     return ImageFileSet(tuple(sorted(sizes)), _explained(path, read))
 
 
@@ -86,11 +96,16 @@ def _refuse_unsafe(path: Path, name: str) -> None:
         raise DataError(f"{path}: unsafe archive: the name {name!r} points outside it.")
 
 
+def _refuse_large(path: Path, name: str, size: int) -> None:
+    if size > MAX_FILE_BYTES:
+        raise DataError(f"{path}: {name} has {size} bytes; at most {MAX_FILE_BYTES} are read.")
+
+
 def _explained(path: Path, read: Callable[[str], bytes]) -> Callable[[str], bytes]:
     def explained(name: str) -> bytes:
         try:
             return read(name)
-        except (*_DAMAGED, KeyError) as error:
+        except Exception as error:
             raise DataError(f"{path}: {name} cannot be read: {error}") from error
 
     return explained
@@ -108,23 +123,42 @@ def _zip(path: Path) -> Listing:
     for name in archive.namelist():
         _refuse_unsafe(path, name)
     sizes = {member.filename: member.file_size for member in archive.infolist() if not member.is_dir()}
-    return {name: size for name, size in sizes.items() if is_image(name)}, archive.read
+    images = {name: size for name, size in sizes.items() if is_image(name)}
+    return images, lambda name: read_member(archive, name, MAX_FILE_BYTES)
+
+
+@contextmanager
+def open_tar(path: Path) -> Iterator[tarfile.TarFile]:
+    """Opens a tar archive, plain or packed; a packed one gives no more than `flowzoo.bounded.bound`."""
+    unpack = _unpacker(path)
+    if unpack is None:
+        with tarfile.open(path, "r:") as archive:
+            yield archive
+        return
+    stream = cast(IO[bytes], BoundedStream(unpack(path), bound(path.stat().st_size)))
+    with stream, tarfile.open(fileobj=stream, mode="r:") as archive:
+        yield archive
+
+
+def _unpacker(path: Path) -> Callable[[Path], IO[bytes]] | None:
+    with path.open("rb") as file:
+        start = file.read(6)
+    return next((opener for magic, opener in _PACKED if start.startswith(magic)), None)
 
 
 def _tar(path: Path) -> Listing:
-    with tarfile.open(path) as archive:
-        for name in archive.getnames():
-            _refuse_unsafe(path, name)
-        members = [member for member in archive.getmembers() if member.isreg() and is_image(member.name)]
+    return _plain_tar(path) if _unpacker(path) is None else _packed_tar(path)
+
+
+def _plain_tar(path: Path) -> Listing:
+    with open_tar(path) as archive:
+        members = _members(path, archive)
         sizes = {member.name: member.size for member in members}
-        if not _is_plain_tar(path):
-            # A compressed archive cannot be read from the middle: the files, still coded, are kept in memory.
-            contents = {member.name: _member(archive, member) for member in members}
-            return sizes, contents.__getitem__
-    offsets = {member.name: member.offset_data for member in members}
+        offsets = {member.name: member.offset_data for member in members}
     handle = path.open("rb", buffering=0)
     # tarfile takes an archive that breaks off inside a header for a whole one with fewer files.
     if os.pread(handle.fileno(), _TAR_BLOCK, max(path.stat().st_size - _TAR_BLOCK, 0)) != bytes(_TAR_BLOCK):
+        handle.close()
         raise tarfile.ReadError("the end mark is missing")
 
     def read(name: str) -> bytes:
@@ -137,14 +171,24 @@ def _tar(path: Path) -> Listing:
     return sizes, read
 
 
+def _packed_tar(path: Path) -> Listing:
+    # It cannot be read from the middle: the files, still coded, are kept in memory.
+    with open_tar(path) as archive:
+        contents = {member.name: _member(archive, member) for member in _members(path, archive)}
+    return {name: len(content) for name, content in contents.items()}, contents.__getitem__
+
+
+def _members(path: Path, archive: tarfile.TarFile) -> list[tarfile.TarInfo]:
+    for name in archive.getnames():
+        _refuse_unsafe(path, name)
+    members = [member for member in archive.getmembers() if member.isreg() and is_image(member.name)]
+    for member in members:
+        if member.issparse():  # a few bytes that stand for any number of zeros
+            raise DataError(f"{path}: {member.name} is a sparse file; pack it as a plain one.")
+        _refuse_large(path, member.name, member.size)
+    return members
+
+
 def _member(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
     file = archive.extractfile(member)
     return file.read() if file else b""
-
-
-def _is_plain_tar(path: Path) -> bool:
-    try:
-        tarfile.open(path, "r:").close()
-    except tarfile.TarError:
-        return False
-    return True

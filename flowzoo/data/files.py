@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from flowzoo import paths
+from flowzoo.bounded import read_gzip
 from flowzoo.errors import DataError, MissingDataError
 
 _GZIP_MAGIC = b"\x1f\x8b"
@@ -102,8 +103,8 @@ def read_file(path: Path) -> bytes:
     """
     try:
         raw = path.read_bytes()
-        return gzip.decompress(raw) if raw.startswith(_GZIP_MAGIC) else raw
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        return read_gzip(path) if raw.startswith(_GZIP_MAGIC) else raw
+    except (EOFError, zlib.error, gzip.BadGzipFile, ValueError) as error:
         raise DataError(f"{path}: truncated or corrupt gzip file ({error}). Fetch it again.") from error
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error}).") from error

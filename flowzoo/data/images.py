@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any, Literal
 import numpy as np
 
 from flowzoo.data.archives import is_image, open_image_files
+from flowzoo.data.decoding import decoded
 from flowzoo.data.source import Examples
 from flowzoo.errors import DataError
 
@@ -172,15 +172,11 @@ def decode_image(
         The image `[height, width, channels]` in uint8.
 
     Raises:
-        DataError: The contents are no image, truncated, or smaller than the crop.
+        DataError: The contents are no image, truncated, too large, or smaller than the crop.
     """
-    from PIL import Image, ImageOps
+    from PIL import Image
 
-    try:
-        with Image.open(io.BytesIO(raw)) as opened:
-            image = ImageOps.exif_transpose(opened).convert("L" if channels == 1 else "RGB")
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise DataError(f"{where}: cannot be decoded as an image: {error}") from error
+    image = decoded(raw, "L" if channels == 1 else "RGB", where)
     side = min(image.size) if crop == "center" else crop
     if isinstance(side, float):
         side = round(side * min(image.size))

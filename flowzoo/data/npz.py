@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import zipfile
-import zlib
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 
+from flowzoo import arrays
 from flowzoo.errors import DataError, near_matches
 
 Result = TypeVar("Result")
@@ -27,7 +26,7 @@ def npz_keys(path: Path) -> list[str]:
     Raises:
         DataError: The file is no NPZ archive.
     """
-    return _open(path, lambda archive: archive.files)
+    return _explained(path, lambda: arrays.npz_names(path))
 
 
 def read_npz(path: Path, keys: Iterable[str]) -> list[np.ndarray]:
@@ -48,15 +47,12 @@ def read_npz(path: Path, keys: Iterable[str]) -> list[np.ndarray]:
         if key not in known:
             listed = ", ".join(known)
             raise DataError(f"{path}: no array {key!r}.{near_matches(key, known)} It has: {listed}.")
-    return _open(path, lambda archive: [archive[key] for key in keys])
+    found = _explained(path, lambda: arrays.read_npz(path, keys))
+    return [found[key] for key in keys]
 
 
-def _open(path: Path, use: Callable[[np.lib.npyio.NpzFile], list[Result]]) -> list[Result]:
+def _explained(path: Path, read: Callable[[], Result]) -> Result:
     try:
-        archive = np.load(path, allow_pickle=False, mmap_mode="r")
-        if isinstance(archive, np.lib.npyio.NpzFile):
-            with archive:
-                return use(archive)
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
+        return read()
+    except (OSError, ValueError) as error:
         raise DataError(f"{path}: cannot be read as NPZ: {error}") from error
-    raise DataError(f"{path}: holds one bare array; save it with np.savez(path, x=array).")

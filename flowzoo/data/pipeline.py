@@ -7,12 +7,14 @@ fetched a batch at a time; a stream is shuffled window by window.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from flowzoo.data.plan import Plan
+from flowzoo.data.record_index import Records
+from flowzoo.data.record_reader import WINDOW_BYTES, batched_records, windows_of_records
 from flowzoo.data.source import Source, is_dataset
 from flowzoo.data.splits import random_state
 from flowzoo.data.values import check_values
@@ -39,6 +41,7 @@ def pipeline(
     drop_remainder: bool = False,
     limit: int | None = None,
     skip: int = 0,
+    shard: tuple[int, int] | None = None,
 ) -> tf.data.Dataset:
     """Turns a source or plain arrays into batches.
 
@@ -58,37 +61,64 @@ def pipeline(
             has the same static shape.
         limit: Use the first so many examples only.
         skip: Begin after so many batches, as if they had been drawn; needs `repeat`.
+        shard: `(index, count)`: give the part of every batch that worker `index` of `count` takes, from 0.
+            `batch_size`, `skip` and `limit` still count for all workers together: the parts of a batch, put
+            together in the order of the workers, are the batch without `shard`. Every batch must divide by
+            `count`, the last of an epoch too unless `drop_remainder` leaves it out.
 
     Returns:
         A dataset of batches of x, or of (x, condition), in the examples' own type: uint8 stays uint8.
 
     Raises:
-        DataError: An argument out of range, a condition that is not there, values that are not finite.
+        DataError: An argument out of range, a condition that is not there, values that are not finite,
+            batches that do not divide by the number of workers.
     """
-    _check_arguments(batch_size, seed, limit)
-    if skip and not repeat:
-        raise DataError(f"skip goes on with an endless pipeline: it needs repeat=True. Received: {skip}")
-    x, condition = _unpacked(data, conditional)
-    if is_dataset(x):
-        dataset, steps = _streamed(x, batch_size, shuffle, seed, repeat, drop_remainder, limit, skip)
+    plan = Plan(batch_size, shuffle, seed, repeat, drop_remainder, limit, skip, shard or (0, 1))
+    plan.check()
+    return list(stages(data, plan, conditional).values())[-1]()
+
+
+def stages(data: Any, plan: Plan, conditional: bool) -> dict[str, Callable[[], tf.data.Dataset]]:  # noqa: ANN401
+    """Gives what `pipeline` is made of, so that the cost of each stage can be measured.
+
+    Args:
+        data: As of `pipeline`.
+        plan: The other arguments of `pipeline`, checked.
+        conditional: As of `pipeline`.
+
+    Returns:
+        By the name of a stage, what makes the pipeline up to it. An early stage yields what it works on: it
+        need not be batches, and may be the examples of all workers. The last is the pipeline itself.
+
+    Raises:
+        DataError: As `pipeline`.
+    """
+    x, condition, records = _unpacked(data, conditional)
+    steps: int | None
+    if records is not None:
+        dataset, steps = batched_records(records, plan, conditional)
+        early = {"read": lambda: windows_of_records(records, plan, conditional)}
+    elif is_dataset(x):
+        dataset, steps = _streamed(x, plan)
+        early = {"read": lambda: x.batch(plan.batch_size)}
     else:
-        size = len(x) if limit is None else min(limit, len(x))
-        rows, steps = _row_batches(size, batch_size, shuffle, seed, repeat, drop_remainder, skip)
+        rows, steps = _row_batches(len(x), plan)
         dataset = _gathered(rows, x, condition)
-    return _finished(dataset, steps, repeat)
+        early = {"order": lambda: rows, "fetch": lambda: dataset}
+    return {**early, "shuffle, batch, prefetch": lambda: _finished(dataset, steps, plan)}
 
 
-def _check_arguments(batch_size: int, seed: int, limit: int | None) -> None:
-    if batch_size < 1:
-        raise DataError(f"batch_size must be at least 1. Received: {batch_size}")
-    if not 0 <= seed < 2**32:
-        raise DataError(f"seed must lie between 0 and 2**32 - 1. Received: {seed}")
-    if limit is not None and limit < 1:
-        raise DataError(f"limit must be at least 1, or None for all examples. Received: {limit}")
+def read_together(source: Source) -> int:
+    """Gives how many examples are read at a time where an epoch is shuffled: 1 of data reached by row."""
+    if source.records is not None:
+        window = max(1, WINDOW_BYTES // source.records.stride)
+    else:
+        window = SHUFFLE_WINDOW if source.is_streamed else 1
+    return window if source.size is None else min(window, source.size)
 
 
-def _unpacked(data: Any, conditional: bool) -> tuple[Any, np.ndarray | None]:  # noqa: ANN401
-    """Brings whatever was given to (x, condition), or to (dataset, None) for a stream of what is wanted."""
+def _unpacked(data: Any, conditional: bool) -> tuple[Any, np.ndarray | None, Records | None]:  # noqa: ANN401
+    """Brings whatever was given to x and its condition; a stream of what is wanted, or shards, come alone."""
     if not isinstance(data, Source):
         data = _as_source(data)
     check_values(data)
@@ -96,8 +126,9 @@ def _unpacked(data: Any, conditional: bool) -> tuple[Any, np.ndarray | None]:  #
         raise DataError(f"conditional=True, but {data.name!r} has no condition. Give (x, condition) pairs.")
     if data.is_streamed:
         pairs = data.condition_shape is not None
-        return (data.x.map(lambda x, _: x) if pairs and not conditional else data.x), None
-    return data.x, data.condition if conditional else None
+        stream = data.x.map(lambda x, _: x) if pairs and not conditional else data.x
+        return stream, None, data.records
+    return data.x, data.condition if conditional else None, None
 
 
 def _as_source(data: Any) -> Source:  # noqa: ANN401
@@ -110,45 +141,33 @@ def _as_source(data: Any) -> Source:  # noqa: ANN401
     return Source(x=x, condition=None if condition is None else np.asarray(condition), name="arrays")
 
 
-def _epochs(repeat: bool, first: int = 0) -> tf.data.Dataset:
-    """Gives the number of the epoch that a pass over the dataset is, or with `repeat` those of all epochs."""
-    import tensorflow as tf
-
-    if repeat:
-        return tf.data.Dataset.counter(first)
-    passes = itertools.count()
-    return tf.data.Dataset.range(1).map(
-        lambda _: tf.ensure_shape(tf.numpy_function(lambda: np.int64(next(passes)), [], tf.int64), [])
-    )
-
-
-def _row_batches(
-    size: int, batch_size: int, shuffle: bool, seed: int, repeat: bool, drop_remainder: bool, skip: int
-) -> tuple[tf.data.Dataset, int]:
+def _row_batches(total: int, plan: Plan) -> tuple[tf.data.Dataset, int]:
     """Gives the row numbers of each batch, and the number of batches in an epoch."""
     import tensorflow as tf
 
-    full, rest = divmod(size, batch_size)
-    if drop_remainder and not full:
-        raise DataError(f"drop_remainder=True and batch_size={batch_size} leave nothing of {size} examples.")
+    size = plan.limited(total)
+    steps = plan.steps(size)
+    full, rest = divmod(size, plan.batch_size)
+    index, count = plan.shard
+    width = plan.batch_size // count
 
     def order(epoch: tf.Tensor) -> tf.Tensor:
-        if not shuffle:
+        if not plan.shuffle:
             return tf.range(size, dtype=tf.int64)
-        draw = _permutation(seed, size)
+        draw = _permutation(plan.seed, size)
         return tf.ensure_shape(tf.numpy_function(draw, [epoch], tf.int64), [size])
 
     def batches(epoch: tf.Tensor) -> tf.data.Dataset:
         rows = order(epoch)
-        last = tf.data.Dataset.from_tensors(rows[full * batch_size :])
+        last = tf.data.Dataset.from_tensors(plan.part(rows[full * plan.batch_size :]))
         if not full:
             return last
         # Whole batches are sliced from a matrix of row numbers: no work is done per example.
-        blocks = tf.data.Dataset.from_tensor_slices(tf.reshape(rows[: full * batch_size], [full, batch_size]))
-        return blocks.concatenate(last) if rest and not drop_remainder else blocks
+        matrix = tf.reshape(rows[: full * plan.batch_size], [full, count, width])
+        blocks = tf.data.Dataset.from_tensor_slices(matrix[:, index])
+        return blocks.concatenate(last) if rest and not plan.drop_remainder else blocks
 
-    steps = full if drop_remainder or not rest else full + 1
-    return _epochs(repeat, skip // steps).flat_map(batches).skip(skip % steps), steps
+    return plan.epochs(plan.skip // steps).flat_map(batches).skip(plan.skip % steps), steps
 
 
 def _permutation(seed: int, size: int) -> Callable[[np.int64], np.ndarray]:
@@ -183,53 +202,52 @@ def _fetcher(values: Any) -> Callable[[tf.Tensor], tf.Tensor]:  # noqa: ANN401
     return fetch
 
 
-def _streamed(
-    stream: tf.data.Dataset,
-    batch_size: int,
-    shuffle: bool,
-    seed: int,
-    repeat: bool,
-    drop_remainder: bool,
-    limit: int | None,
-    skip: int,
-) -> tuple[tf.data.Dataset, int | None]:
+def _streamed(stream: tf.data.Dataset, plan: Plan) -> tuple[tf.data.Dataset, int | None]:
     """Batches a stream; the number of batches in an epoch is None where the stream does not know its size."""
     import tensorflow as tf
 
-    stream = stream if limit is None else stream.take(limit)
+    stream = stream if plan.limit is None else stream.take(plan.limit)
     size = int(stream.cardinality())
+    if size < 0 and plan.shard[1] > 1 and not plan.drop_remainder:
+        raise DataError(
+            "A stream of unknown size may end with a batch that does not divide among the workers: shard "
+            f"needs drop_remainder=True. Received: shard={plan.shard}"
+        )
 
     def shuffled(epoch: tf.Tensor, window: tf.Tensor, examples: Any) -> Any:  # noqa: ANN401
         def draw(e: np.int64, w: np.int64, n: np.int64) -> np.ndarray:
-            return random_state(seed, int(e), int(w)).permutation(n).astype(np.int64)
+            return random_state(plan.seed, int(e), int(w)).permutation(n).astype(np.int64)
 
         count = tf.shape(tf.nest.flatten(examples)[0], out_type=tf.int64)[0]
         rows = tf.ensure_shape(tf.numpy_function(draw, [epoch, window, count], tf.int64), [None])
         return tf.nest.map_structure(lambda values: tf.gather(values, rows), examples)
 
     def batches(epoch: tf.Tensor) -> tf.data.Dataset:
-        if not shuffle:
-            return stream.batch(batch_size, drop_remainder=drop_remainder)
+        if not plan.shuffle:
+            return stream.batch(plan.batch_size, drop_remainder=plan.drop_remainder)
         windows = stream.batch(SHUFFLE_WINDOW).enumerate()
         mixed = windows.map(lambda number, examples: shuffled(epoch, number, examples))
-        return mixed.prefetch(1).rebatch(batch_size, drop_remainder=drop_remainder)
+        return mixed.prefetch(1).rebatch(plan.batch_size, drop_remainder=plan.drop_remainder)
 
-    steps = size // batch_size if drop_remainder else -(-size // batch_size)
-    if size >= 0 and steps < 1:
-        raise DataError(
-            f"drop_remainder={drop_remainder} and batch_size={batch_size} leave nothing of {size}."
-        )
-    if size < 0:
-        return _epochs(repeat).flat_map(batches).skip(skip), None
-    return _epochs(repeat, skip // steps).flat_map(batches).skip(skip % steps), steps
+    steps = plan.steps(size) if size >= 0 else None
+    first, left = divmod(plan.skip, steps) if steps else (0, plan.skip)
+    dataset = plan.epochs(first).flat_map(batches).skip(left)
+    if plan.shard[1] > 1:
+        dataset = dataset.map(lambda *parts: plan.part(parts if len(parts) > 1 else parts[0]))
+    return dataset, steps
 
 
-def _finished(dataset: tf.data.Dataset, steps: int | None, repeat: bool) -> tf.data.Dataset:
+def _finished(dataset: tf.data.Dataset, steps: int | None, plan: Plan) -> tf.data.Dataset:
     import tensorflow as tf
 
     # flat_map forgets the number of batches, which Keras wants for its progress bar.
-    if repeat:
+    if plan.repeat:
         dataset = dataset.apply(tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY))
     elif steps is not None:
         dataset = dataset.apply(tf.data.experimental.assert_cardinality(steps))
+    if plan.shard[1] > 1:
+        # What is a worker's own part already, a strategy must not divide among the workers once more.
+        options = tf.data.Options()
+        options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
+        dataset = dataset.with_options(options)
     return dataset.prefetch(tf.data.AUTOTUNE)

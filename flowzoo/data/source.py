@@ -13,7 +13,11 @@ from flowzoo.errors import DataError
 if TYPE_CHECKING:
     import tensorflow as tf
 
+    from flowzoo.data.record_index import Records
+
 SPLITS = ("train", "validation", "test")
+
+_HEAD_BATCH = 1024
 
 
 class Examples(Protocol):
@@ -50,6 +54,8 @@ class Source:
         origin: Who made the data, or which file it is.
         log_density: For data that are made, the density they are drawn from: points `[N, *event_shape]` to
             nats `[N]`, whatever their condition. None where it is not known.
+        records: The TFRecord shards that `x` streams from; `pipeline` reads them in an order of its own. None
+            for other sources.
     """
 
     x: np.ndarray | Examples | tf.data.Dataset
@@ -61,6 +67,7 @@ class Source:
     licence: str = ""
     origin: str = ""
     log_density: Callable[[np.ndarray], np.ndarray] | None = None
+    records: Records | None = None
 
     def __post_init__(self) -> None:
         """Checks everything that can be checked without looking at the values."""
@@ -143,12 +150,15 @@ class Source:
         if not self.is_streamed:
             x = self.x[slice(None, count)]
             return x, None if self.condition is None else self.condition[slice(None, count)]
+        from flowzoo.data.record_reader import clear_errors
+
         dataset = cast(Any, self.x)
         dataset = dataset if count is None else dataset.take(count)
-        rows = list(dataset.as_numpy_iterator())
+        with clear_errors():
+            batches = list(dataset.batch(_HEAD_BATCH).as_numpy_iterator())
         if self.condition_shape is None:
-            return np.stack(rows), None
-        return np.stack([x for x, _ in rows]), np.stack([condition for _, condition in rows])
+            return np.concatenate(batches), None
+        return tuple(np.concatenate(parts) for parts in zip(*batches, strict=True))  # type: ignore[return-value]
 
 
 def is_dataset(data: object) -> bool:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import tarfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from flowzoo.data.archives import open_tar
 from flowzoo.data.catalog import register_source
 from flowzoo.data.files import find_file, missing, search_folders
 from flowzoo.data.source import Source
@@ -76,8 +76,8 @@ def _records(name: str, folders: list[Path]) -> np.ndarray:
 
 def _member(archive: Path, name: str) -> bytes:
     try:
-        with tarfile.open(archive) as opened:
+        with open_tar(archive) as opened:
             file = opened.extractfile(name)
             return file.read() if file else b""
-    except (tarfile.TarError, KeyError, EOFError, OSError) as error:
+    except Exception as error:  # what Python's readers raise at corrupt bytes is of a dozen kinds
         raise DataError(f"{archive}: {name} cannot be read: {error}") from error

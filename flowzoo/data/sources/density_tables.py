@@ -14,10 +14,13 @@ from typing import Any
 
 import numpy as np
 
+from flowzoo.arrays import read_npy
 from flowzoo.data.catalog import register_source
 from flowzoo.data.files import find_file, missing, search_folders
+from flowzoo.data.frames import read_csv
 from flowzoo.data.source import Source
 from flowzoo.data.tables import numbers
+from flowzoo.data.values import check_finite
 from flowzoo.errors import DataError
 
 ZENODO = "The prepared files are in data.tar.gz of https://zenodo.org/records/1161203."
@@ -35,12 +38,14 @@ def _file(what: str, names: list[str], folder: str, data_dir: Path | None, get_i
 
 def _array(path: Path, columns: int) -> np.ndarray:
     try:
-        x = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+        x = read_npy(path)
+    except (OSError, ValueError) as error:
         raise DataError(f"{path}: cannot be read as NPY: {error}") from error
-    if not isinstance(x, np.ndarray) or x.ndim != 2 or x.shape[1] != columns:
-        raise DataError(f"{path}: must be [N, {columns}]. Received: {getattr(x, 'shape', type(x).__name__)}")
-    return x.astype(np.float64)
+    if x.dtype.kind not in "fiu" or x.ndim != 2 or x.shape[1] != columns:
+        raise DataError(f"{path}: must be numbers [N, {columns}]. Received: {x.dtype} of shape {x.shape}")
+    x = x.astype(np.float64)
+    check_finite(x, str(path))
+    return x
 
 
 def _last_parts(x: np.ndarray, where: str) -> Splits:
@@ -129,14 +134,10 @@ def gas(split: str, *, data_dir: Path | None = None) -> Source:
 
 
 def _text_table(path: Path, columns: int) -> np.ndarray:
-    import pandas as pd
-
-    try:
-        frame = pd.read_csv(path, sep=r"\s+", header=None, skiprows=1, dtype=np.float64)
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path}: cannot be read as a table: {error}") from error
+    frame = read_csv(path, sep=r"\s+", header=None, skiprows=1, dtype=np.float64)
     if frame.shape[1] != columns:
         raise DataError(f"{path}: must have {columns} columns. Received: {frame.shape[1]}")
+    check_finite(frame.to_numpy(), str(path))
     return frame.to_numpy()
 
 
@@ -179,12 +180,8 @@ def hepmass(split: str, *, data_dir: Path | None = None) -> Source:
 
 
 def _signal(path: Path) -> np.ndarray:
-    import pandas as pd
-
-    try:
-        rows = pd.read_csv(path, index_col=False, dtype=np.float64).to_numpy()
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path}: cannot be read as CSV: {error}") from error
+    rows = read_csv(path, index_col=False, dtype=np.float64).to_numpy()
+    check_finite(rows, str(path))
     rows = rows[rows[:, 0] == 1, 1:]
     if len(rows) < 20:
         raise DataError(f"{path}: {len(rows)} rows of class 1 are too few.")

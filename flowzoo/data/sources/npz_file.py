@@ -51,6 +51,7 @@ def npz(
     keys = [x] if condition is None else [x, condition]
     part, division = _layout(path, x, split, {"validation": validation, "test": test})
     arrays = read_npz(path, [key.replace("{split}", part) for key in keys])
+    _check_shapes(arrays, str(path))
     rows: np.ndarray | slice = slice(None)
     if division is not None:
         rows = split_rows(len(arrays[0]), split, seed=split_seed, where=str(path), **division)
@@ -66,13 +67,16 @@ def _layout(path: Path, x: str, split: str, division: dict[str, Any]) -> tuple[s
     return "train", {**division, "test": 0}
 
 
-def _source(arrays: list[np.ndarray], rows: np.ndarray | slice, where: str) -> Source:
-    x = arrays[0]
-    if x.ndim < 2 or len({len(array) if array.ndim else 0 for array in arrays}) > 1:
+def _check_shapes(arrays: list[np.ndarray], where: str) -> None:
+    if arrays[0].ndim < 2 or len({len(array) if array.ndim else 0 for array in arrays}) > 1:
         raise DataError(
             f"{where}: examples must be [N, *event_shape], with as many conditions. "
             f"Received: {[array.shape for array in arrays]}"
         )
+
+
+def _source(arrays: list[np.ndarray], rows: np.ndarray | slice, where: str) -> Source:
+    x = arrays[0]
     discrete = x.dtype == np.uint8
     x = x if discrete else numbers(x, f"{where}, x")
     condition, num_classes = _condition(arrays[1:], where)

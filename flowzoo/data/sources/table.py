@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
@@ -13,6 +12,7 @@ import numpy as np
 
 from flowzoo.data.catalog import register_source
 from flowzoo.data.files import find_file, find_path
+from flowzoo.data.frames import read_csv, read_parquet
 from flowzoo.data.options import Part, Seed
 from flowzoo.data.source import Source
 from flowzoo.data.splits import split_rows
@@ -74,9 +74,7 @@ def csv(
     """
 
     def read(file: Path) -> pd.DataFrame:
-        import pandas as pd
-
-        return pd.read_csv(file, sep=separator, header=0 if header else None)
+        return read_csv(file, sep=separator, header=0 if header else None)
 
     division = {"seed": split_seed, "validation": validation, "test": test}
     return _opened(path, split, ["csv", "csv.gz"], read, columns, label, division)
@@ -106,14 +104,8 @@ def parquet(
         validation: The validation part, a fraction or a number of rows.
         test: The test part of a single file, likewise.
     """
-
-    def read(file: Path) -> pd.DataFrame:
-        import pandas as pd
-
-        return pd.read_parquet(file)
-
     division = {"seed": split_seed, "validation": validation, "test": test}
-    return _opened(path, split, ["parquet"], read, columns, label, division)
+    return _opened(path, split, ["parquet"], read_parquet, columns, label, division)
 
 
 def _opened(
@@ -129,7 +121,7 @@ def _opened(
     if path.is_dir():
         frame, rows = _read_folder(path, split, endings, read, division)
     else:
-        frame = _read(path, read)
+        frame = read(path)
         rows = split_rows(len(frame), split, where=str(path), **division)
     source = table_source(frame, rows, columns=columns, label=label, where=str(path))
     return replace(source, origin=str(path))
@@ -151,7 +143,7 @@ def _read_folder(
     }
     if files["train"] is None or files["test"] is None:
         raise DataError(f"{folder}: a folder of tables needs train.{endings[0]} and test.{endings[0]}.")
-    frames = {name: _read(file, read) for name, file in files.items() if file is not None}
+    frames = {name: read(file) for name, file in files.items() if file is not None}
     for name, frame in frames.items():
         if list(frame.columns) != list(frames["train"].columns):
             raise DataError(f"{files[name]}: its columns differ from those of {files['train']}.")
@@ -163,11 +155,3 @@ def _read_folder(
         inner = split_rows(len(ranges["train"]), split, where=str(files["train"]), **{**division, "test": 0})
         ranges[split] = ranges["train"][inner]
     return pd.concat(frames.values(), ignore_index=True), ranges[split]
-
-
-def _read(file: Path, read: Callable[[Path], pd.DataFrame]) -> pd.DataFrame:
-    try:
-        return read(file)
-    except (OSError, ValueError, EOFError, zlib.error) as error:
-        # The parsers' own errors, pandas' and Arrow's alike, are ValueErrors.
-        raise DataError(f"{file}: cannot be read as a table: {error}") from error

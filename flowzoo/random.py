@@ -5,6 +5,10 @@ generator, which draws the same bits eagerly and in graphs, and under XLA other 
 Noise of an example (`example_uniform`) is a hash of the example's own content and a seed: it does not
 depend on the batch, the position in it, the replica that holds it or XLA, so that a score is a function
 of the example and a run under several replicas equals a run under one.
+
+In training equal examples of a batch must not share their noise. There the seed is one an example
+(`seeds_of_rows`), a hash of the step's seed and the example's row in the batch of all replicas: `fold_in`
+and the noise of examples take such seeds, int32 [batch, 2], in place of one.
 """
 
 from __future__ import annotations
@@ -53,8 +57,25 @@ def as_seed(seed: Any = None) -> tf.Tensor:
 
 
 def fold_in(seed: Any, data: Any) -> tf.Tensor:
-    """Return the seed of the `data`-th child of `seed`."""
+    """Return the seed of the `data`-th child of `seed`, or a seed an example where `seed` is that."""
+    if _is_one_an_example(seed):
+        return seeds_of_rows(seed, tf.cast(data, tf.int64))
     return tf.random.experimental.stateless_fold_in(as_seed(seed), data, alg=_ALG)
+
+
+def seeds_of_rows(seed: Any, rows: tf.Tensor) -> tf.Tensor:
+    """Return a seed for each row of a batch.
+
+    Args:
+        seed: whatever `as_seed` takes, or a seed an example.
+        rows: integers, [batch]: where each example stands in the batch of all replicas. (Or [], one for all,
+            with a seed an example.)
+
+    Returns:
+        An int32 tensor of shape [batch, 2]: 64 bits that differ from row to row.
+    """
+    key = _mix(_key(seed) + (tf.cast(rows, tf.int64) + 1) * tf.constant(_signed(_GOLDEN), tf.int64))
+    return tf.stack([tf.cast(key, tf.int32), tf.cast(_shift_right(key, 32), tf.int32)], axis=-1)
 
 
 def normal(shape: Any, seed: Any, dtype: Any = "float32") -> tf.Tensor:
@@ -97,6 +118,11 @@ def student_t(shape: Any, degrees: Any, seed: Any, dtype: Any = "float32") -> tf
     return tf.sqrt(degrees * tf.math.expm1(-2 * radius / degrees)) * tf.cos(angle)
 
 
+def permutation(n: int, seed: Any) -> tf.Tensor:
+    """Return the numbers from 0 to n - 1 in an order drawn from `seed`, int64 [n]."""
+    return tf.random.experimental.stateless_shuffle(tf.range(n, dtype=tf.int64), as_seed(seed), alg=_ALG)
+
+
 def _signed(value: int) -> int:
     return value - (1 << 64) if value >= 1 << 63 else value
 
@@ -111,6 +137,16 @@ def _mix(value: tf.Tensor) -> tf.Tensor:
     value = tf.bitwise.bitwise_xor(value, _shift_right(value, 30)) * tf.constant(_signed(_MIX_1), tf.int64)
     value = tf.bitwise.bitwise_xor(value, _shift_right(value, 27)) * tf.constant(_signed(_MIX_2), tf.int64)
     return tf.bitwise.bitwise_xor(value, _shift_right(value, 31))
+
+
+def _is_one_an_example(seed: Any) -> bool:
+    return tf.is_tensor(seed) and seed.shape.rank == 2
+
+
+def _key(seed: Any) -> tf.Tensor:
+    """Return the 64 bits of a seed, int64 [], or of a seed an example, [batch]."""
+    words = tf.cast(seed if _is_one_an_example(seed) else as_seed(seed), tf.int64)
+    return _mix(words[..., 0] * tf.constant(_signed(_GOLDEN), tf.int64) + _mix(words[..., 1]))
 
 
 def _weyl(count: int) -> tf.Tensor:
@@ -142,15 +178,13 @@ def example_uniform(x: tf.Tensor, seed: Any, dtype: Any = "float32") -> tf.Tenso
 
     Args:
         x: a numeric tensor of shape [batch, ...] with static event dimensions.
-        seed: whatever `as_seed` takes.
+        seed: whatever `as_seed` takes, or a seed an example, [batch, 2] (see `seeds_of_rows`).
         dtype: of the result.
 
     Returns:
         A tensor of the shape of `x`: 24 random bits an element.
     """
     size = int(np.prod(x.shape[1:], dtype="int64"))
-    words = tf.cast(as_seed(seed), tf.int64)
-    key = _mix(words[0] * tf.constant(_signed(_GOLDEN), tf.int64) + _mix(words[1]))
-    bits = _mix(tf.bitwise.bitwise_xor(example_keys(x), key)[:, None] + _weyl(size))
+    bits = _mix(tf.bitwise.bitwise_xor(example_keys(x), _key(seed))[:, None] + _weyl(size))
     noise = tf.cast(_shift_right(bits, 40), dtype) * tf.constant(2.0**-24, dtype)
     return tf.reshape(noise, tf.shape(x))

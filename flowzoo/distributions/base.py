@@ -25,6 +25,8 @@ class BaseDistribution(keras.layers.Layer):
     kind: ClassVar[str | None] = None
     # Whether samples are differentiable functions of noise with respect to every weight.
     reparameterized: ClassVar[bool] = True
+    # Whether another temperature than 1 means anything.
+    takes_temperature: ClassVar[bool] = True
 
     def __init__(self, *, dtype: Any = None, **kwargs: Any) -> None:
         super().__init__(dtype=flow_dtype(dtype), **kwargs)

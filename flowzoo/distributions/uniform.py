@@ -21,7 +21,7 @@ class Uniform(BaseDistribution):
     log p(z) = -D log(high - low) inside, D the size of a latent, and -infinity outside (`high` itself
     counts as inside, since rounding reaches it). It suits layers that take the box to itself, as
     `CircularCoupling` does between two `Angle` layers. Temperature has no meaning: another than 1 is refused
-    where it can be seen, and ignored inside graphs and exports.
+    where it can be seen and by exports, and ignored inside other graphs.
 
     Args:
         low: the lower end of every entry.
@@ -37,6 +37,7 @@ class Uniform(BaseDistribution):
     """
 
     kind: ClassVar[str | None] = "uniform"
+    takes_temperature: ClassVar[bool] = False
 
     def __init__(self, low: float = -math.pi, high: float = math.pi, **kwargs: Any) -> None:
         super().__init__(**kwargs)

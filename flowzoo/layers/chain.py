@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from flowzoo.layers.base import FlowLayer, LayerCase, Shape, constant_log_det
 from flowzoo.layers.domain import Domain
+from flowzoo.layers.reversible import run_chain
 
 
 def _as_layer(layer: Any) -> FlowLayer:
@@ -18,6 +19,17 @@ def _as_layer(layer: Any) -> FlowLayer:
     if not isinstance(layer, FlowLayer):
         raise TypeError(f"Layers of a flow are FlowLayers. Received: {type(layer).__name__}")
     return layer
+
+
+def check_reversible(reversible: bool, layers: Sequence[FlowLayer]) -> bool:
+    """Return `reversible`, or raise ValueError if a layer cannot be undone."""
+    lossy = [layer.name for layer in layers if not layer.bijective]
+    if reversible and lossy:
+        raise ValueError(
+            f"reversible=True computes what a layer was given from what it gave, and {', '.join(lossy)} "
+            f"cannot be undone. Put such layers outside."
+        )
+    return bool(reversible)
 
 
 @keras.saving.register_keras_serializable("flowzoo")
@@ -29,15 +41,25 @@ class Chain(FlowLayer):
 
     Args:
         layers: FlowLayers, the first next to the latent, the last next to the data.
+        reversible: keep no activation of the layers for the reverse pass, but compute what each was given
+            from what it gave, by its other direction. The memory of training then does not grow with the
+            number of layers; a training step costs about a forward pass more, and gradients differ by the
+            layers' round-trip error.
         **kwargs: of `FlowLayer`.
 
     Raises:
         TypeError: something in `layers` is not a FlowLayer.
+        ValueError: a reversible layer that is not bijective.
+
+    References:
+        Gomez et al., The Reversible Residual Network: Backpropagation Without Storing Activations (2017),
+        https://arxiv.org/abs/1707.04585, algorithm 1.
     """
 
-    def __init__(self, layers: Sequence[FlowLayer], **kwargs: Any) -> None:
+    def __init__(self, layers: Sequence[FlowLayer], reversible: bool = False, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.chained = [_as_layer(layer) for layer in layers]
+        self.reversible = check_reversible(reversible, self.chained)
 
     @classmethod
     def cases(cls) -> list[LayerCase]:
@@ -57,6 +79,7 @@ class Chain(FlowLayer):
                 {"layers": [AffineCoupling(mask="channel", conditioner=MLP((8,))), Squeeze()]}, (2, 2, 1)
             ),
             LayerCase({"layers": []}, (3,)),
+            LayerCase({"layers": pair(), "reversible": True}, (3,), condition_shape=(2,)),
         ]
 
     @property
@@ -90,6 +113,8 @@ class Chain(FlowLayer):
             event_shape = layer.latent_shape
 
     def _forward(self, z: tf.Tensor, condition: tf.Tensor | None) -> tuple[tf.Tensor, tf.Tensor]:
+        if self.reversible:
+            return run_chain(self.chained, z, condition, inverse=False)
         total = constant_log_det(0.0, z)
         for layer in self.chained:
             z, log_det = layer.flow_forward(z, condition)
@@ -97,6 +122,8 @@ class Chain(FlowLayer):
         return z, total
 
     def _inverse(self, x: tf.Tensor, condition: tf.Tensor | None) -> tuple[tf.Tensor, tf.Tensor]:
+        if self.reversible:
+            return run_chain(self.chained[::-1], x, condition, inverse=True)
         total = constant_log_det(0.0, x)
         for layer in reversed(self.chained):
             x, log_det = layer.flow_inverse(x, condition)
@@ -121,7 +148,7 @@ class Chain(FlowLayer):
     def get_config(self) -> dict[str, Any]:
         """Return the arguments that make an equal layer."""
         layers = [keras.saving.serialize_keras_object(layer) for layer in self.chained]
-        return {**super().get_config(), "layers": layers}
+        return {**super().get_config(), "layers": layers, "reversible": self.reversible}
 
 
 @keras.saving.register_keras_serializable("flowzoo")

@@ -9,7 +9,8 @@ import keras
 import tensorflow as tf
 
 from flowzoo.layers.base import FlowLayer, LayerCase, Shape, constant_log_det
-from flowzoo.layers.chain import Chain, _as_layer
+from flowzoo.layers.chain import Chain, _as_layer, check_reversible
+from flowzoo.layers.reversible import run_loop
 
 
 @keras.saving.register_keras_serializable("flowzoo")
@@ -23,14 +24,17 @@ class Repeat(FlowLayer):
     Args:
         layer: the FlowLayer to repeat; its latent and data shapes must agree.
         times: n.
+        reversible: compute activations again from outputs in the reverse pass, so that the memory of
+            training does not grow with n; see `Chain`.
         **kwargs: of `FlowLayer`.
 
     Raises:
         TypeError: `layer` is not a FlowLayer.
-        ValueError: `times` is not a positive integer; (when built) the layer changes the shape.
+        ValueError: `times` is not a positive integer; a reversible layer that is not bijective; (when built)
+            the layer changes the shape.
     """
 
-    def __init__(self, layer: FlowLayer, times: int, **kwargs: Any) -> None:
+    def __init__(self, layer: FlowLayer, times: int, reversible: bool = False, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         if isinstance(times, bool) or not isinstance(times, int) or times < 1:
             raise ValueError(f"times takes an integer of at least 1. Received: {times!r}")
@@ -38,6 +42,7 @@ class Repeat(FlowLayer):
         # Behind a function: its own weights only lend their names and places to the stacked ones.
         self._template_of = lambda: template
         self.times = times
+        self.reversible = check_reversible(reversible, [template])
 
     @classmethod
     def cases(cls) -> list[LayerCase]:
@@ -55,6 +60,10 @@ class Repeat(FlowLayer):
             LayerCase({"layer": Chain(step), "times": 3}, (2,)),
             LayerCase({"layer": Chain(conv), "times": 2}, (2, 2, 2), condition_shape=(3,)),
             LayerCase({"layer": Chain(linear), "times": 2}, (3,)),
+            LayerCase({"layer": Chain(step), "times": 3, "reversible": True}, (2,)),
+            LayerCase(
+                {"layer": Chain(conv), "times": 2, "reversible": True}, (2, 2, 2), condition_shape=(3,)
+            ),
         ]
 
     @property
@@ -122,6 +131,9 @@ class Repeat(FlowLayer):
     def _loop(
         self, value: tf.Tensor, condition: tf.Tensor | None, inverse: bool
     ) -> tuple[tf.Tensor, tf.Tensor]:
+        if self.reversible:
+            weights = [tf.convert_to_tensor(weight) for weight in self.stacked]
+            return run_loop(self._template_of(), weights, self.times, value, condition, inverse)
         rows = self._rows()
 
         def body(count: tf.Tensor, value: tf.Tensor, total: tf.Tensor) -> tuple[tf.Tensor, ...]:
@@ -160,7 +172,12 @@ class Repeat(FlowLayer):
     def get_config(self) -> dict[str, Any]:
         """Return the arguments that make an equal layer."""
         layer = keras.saving.serialize_keras_object(self._template_of())
-        return {**super().get_config(), "layer": layer, "times": self.times}
+        return {
+            **super().get_config(),
+            "layer": layer,
+            "times": self.times,
+            "reversible": self.reversible,
+        }
 
 
 def _unbuilt(config: dict[str, Any]) -> FlowLayer:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from typing import Any, ClassVar
+from collections.abc import Hashable, Sequence
+from typing import Any, ClassVar, cast
 
 import keras
 import numpy as np
@@ -18,7 +18,7 @@ from flowzoo.layers.base import FlowLayer, Shape, event_size, flow_dtype
 from flowzoo.layers.chain import Chain
 from flowzoo.layers.domain import Domain
 from flowzoo.layers.preprocessing import Dequantize
-from flowzoo.models import checks
+from flowzoo.models import checks, requests
 from flowzoo.models.graphs import Graphs
 from flowzoo.models.saved_model import write_saved_model
 from flowzoo.models.shapes import checked_shape, condition_shapes
@@ -154,7 +154,11 @@ class Flow(Trainable, keras.Model):
 
     def raw_from_latent(self, z: tf.Tensor, condition: tf.Tensor | None) -> tf.Tensor:
         """Return f(z) of tensors that were checked, in `data_dtype`."""
-        return tf.cast(self.chain.flow_forward(z, condition)[0], self.data_dtype)
+        return self.as_data(self.chain.flow_forward(z, condition)[0])
+
+    def as_data(self, x: tf.Tensor) -> tf.Tensor:
+        """Return what the layers gave as data in `data_dtype`."""
+        return tf.cast(requests.before_rounding(x), self.data_dtype)
 
     def raw_before_rounding(self, z: tf.Tensor, condition: tf.Tensor | None) -> tf.Tensor:
         """Return f(z) as it is before a discrete flow rounds it: x gives back x + 1/2 where f is exact."""
@@ -190,7 +194,7 @@ class Flow(Trainable, keras.Model):
         z = self.raw_draw(n, condition, temperature, seed)
         x, log_det = self.chain.flow_forward(z, condition)
         if self.discrete:
-            return tf.cast(x, self.data_dtype), self.raw_log_prob(x, condition, random.as_seed(0))
+            return self.as_data(x), self.raw_log_prob(x, condition, random.as_seed(0))
         return x, self.base.log_prob(z, condition) - log_det
 
     # -- what users call --------------------------------------------------------------------------
@@ -210,6 +214,8 @@ class Flow(Trainable, keras.Model):
         Raises:
             ValueError: wrong shape, NaN or infinity, values out of range, a missing condition.
             TypeError: `x` holds no numbers.
+            FloatingPointError: (eager calls, as of all methods here) the result is NaN or +infinity: `x` lies
+                too far from the data. -infinity is a result, where a density is 0 or below what floats hold.
         """
         x = checks.data(self, x)
         condition = checks.condition(self, condition, tf.shape(x)[0])
@@ -292,6 +298,18 @@ class Flow(Trainable, keras.Model):
         z = checks.latent(self, z)
         return self._graphs.before_rounding(z, checks.condition(self, condition, tf.shape(z)[0]))
 
+    def no_result(self, key: Hashable) -> str:
+        """Say why a function has no finite result, for the FloatingPointError of its eager calls.
+
+        Args:
+            key: the function: its name, or what begins with it.
+        """
+        name = key if isinstance(key, str) else cast(tuple, key)[0]
+        return (
+            f"{self.name}: {name} is not finite. What it was given lies too far from the data for "
+            f"{self.compute_dtype}, or the weights are not finite."
+        )
+
     # -- TFP's views --------------------------------------------------------------------------------
 
     def distribution(self, condition: Any = None) -> FlowDistribution:
@@ -321,12 +339,15 @@ class Flow(Trainable, keras.Model):
     def export(self, filepath: Any, *, weights_dtype: str = "float32", overwrite: bool = False) -> None:
         """Write a SavedModel that TensorFlow Serving takes.
 
-        Its signatures are `serving_default` (= `log_prob`), `log_prob`, `sample`, `to_latent` and
-        `from_latent`, with named inputs and outputs and any batch size.
+        Its signatures are `log_prob` (also `serving_default`), `anomaly_score` (-log_prob), `sample`,
+        `sample_and_log_prob`, `to_latent` and `from_latent`, with named inputs and outputs, described in
+        assets.extra/signatures.json, and any batch size. The graph checks its inputs: a wrong request ends in
+        an InvalidArgument error and never in NaN. `flowzoo.export` adds what a server wants beside it.
 
         Args:
             filepath: the folder to write, `out/1` say; it appears whole or not at all.
-            weights_dtype: "float32", or "float16" or "bfloat16" to store matrices and kernels in half.
+            weights_dtype: "float32", or "float16" or "bfloat16" to store matrices and kernels in half, or
+                "int8" to store the large ones of them in a quarter (see `flowzoo.quantization`).
             overwrite: replace a folder that is there.
 
         Raises:

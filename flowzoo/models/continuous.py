@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Hashable
+from typing import Any, cast
 
 import keras
-import numpy as np
 import tensorflow as tf
 
 from flowzoo import random
@@ -13,6 +13,7 @@ from flowzoo.layers.base import Shape, event_size
 from flowzoo.layers.continuous import EXACT_UP_TO, TRACES
 from flowzoo.models import checks
 from flowzoo.models.base import Flow
+from flowzoo.ode import ADAPTIVE
 from flowzoo.ode.scope import Solving, solving
 
 
@@ -115,40 +116,14 @@ class ContinuousModel(Flow):
         x = checks.data(self, x)
         return self._graphs._call("nfe", x=x, condition=checks.condition(self, condition, tf.shape(x)[0]))
 
-    def log_prob(self, x: Any, condition: Any = None, seed: Any = None) -> tf.Tensor:
-        """Return log p(x | condition) in nats; `seed` is also that of Hutchinson's noise. See `Flow`."""
-        return self._arrived(super().log_prob(x, condition, seed))
-
-    def sample(self, n: Any, condition: Any = None, temperature: Any = 1.0, seed: Any = None) -> tf.Tensor:
-        """Draw n samples. See `Flow`."""
-        return self._arrived(super().sample(n, condition, temperature, seed))
-
-    def sample_and_log_prob(
-        self, n: Any, condition: Any = None, temperature: Any = 1.0, seed: Any = None
-    ) -> tuple[tf.Tensor, tf.Tensor]:
-        """Draw n samples with their log_prob. See `Flow`."""
-        x, log_prob = super().sample_and_log_prob(n, condition, temperature, seed)
-        return x, self._arrived(log_prob)
-
-    def to_latent(self, x: Any, condition: Any = None) -> tf.Tensor:
-        """Return z = f^-1(x). See `Flow`."""
-        return self._arrived(super().to_latent(x, condition))
-
-    def from_latent(self, z: Any, condition: Any = None) -> tf.Tensor:
-        """Return x = f(z). See `Flow`."""
-        return self._arrived(super().from_latent(z, condition))
-
-    def _arrived(self, result: tf.Tensor, adaptive: bool | None = None) -> tf.Tensor:
-        """Raise where an eager call met the end of its steps; inside a graph NaN says so."""
-        adaptive = self.adaptive if adaptive is None else adaptive
-        if adaptive and result.dtype.is_floating and tf.executing_eagerly():
-            if not tf.is_symbolic_tensor(result) and np.isnan(np.asarray(result)).any():
-                raise FloatingPointError(
-                    f"{self.name}: some examples need more than max_steps={self.arguments['max_steps']} "
-                    f"steps, or have no finite path: the velocity is stiff or explodes. "
-                    f"{self._arrives_if}"
-                )
-        return result
+    def no_result(self, key: Hashable) -> str:
+        """Say why a function gave NaN: the end of the steps, where the solver chooses them."""
+        if not (self.adaptive if isinstance(key, str) else ADAPTIVE in cast(tuple, key)):
+            return super().no_result(key)
+        return (
+            f"{self.name}: some examples need more than max_steps={self.arguments['max_steps']} steps, or "
+            f"have no finite path: the velocity is stiff or explodes. {self._arrives_if}"
+        )
 
     @property
     def _arrives_if(self) -> str:

@@ -10,8 +10,12 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from flowzoo import random
+from flowzoo.data import record_reader
 from flowzoo.models import checks
 
+# The arguments of `keras.Model.fit` that may be given by position after x and y.
+_BY_POSITION = ("batch_size", "epochs", "verbose", "callbacks", "validation_split")
 _KINDS = "an array, a pair (x, condition), a tf.data.Dataset or a keras.utils.PyDataset"
 
 
@@ -115,11 +119,57 @@ def _assertions(flow: Any, value: tf.Tensor) -> list[Any]:
     return found
 
 
+def one_order(
+    x: Any, y: Any, args: tuple[Any, ...], options: dict[str, Any], seed: int
+) -> tuple[Any, Any, tuple[Any, ...], dict[str, Any]]:
+    """Return what `fit` was given, with arrays to be shuffled as batches in an order that all workers share.
+
+    Keras shuffles arrays by TensorFlow's global seed, another in each process: with several workers, each
+    of which takes its part of every batch, some examples would come twice and others never. The order of
+    an epoch is that of the model's seed and the number of the epoch.
+
+    Args:
+        x: as `fit`, checked.
+        y: conditions of an array.
+        args: of `fit`, after x and y.
+        options: of `fit`, by name.
+        seed: of the model.
+    """
+    options = {**dict(zip(_BY_POSITION, args, strict=False)), **options}
+    if is_batched(x) or not options.get("shuffle", True):
+        return x, y, (), options
+    if options.get("validation_split"):
+        raise ValueError(
+            f"validation_split cannot be used with several workers: give validation_data. "
+            f"Received: {options['validation_split']}"
+        )
+    weight, batch_size = options.pop("sample_weight", None), options.pop("batch_size", None) or 32
+    if weight is not None and y is None:
+        y = no_condition(x)
+    size = len(x)
+    options["shuffle"] = False
+    if options.get("steps_per_epoch") is None:
+        options["steps_per_epoch"] = -(-size // batch_size)
+
+    def order(epoch: tf.Tensor) -> tf.data.Dataset:
+        rows = random.permutation(size, random.fold_in(random.as_seed(seed), epoch))
+        return tf.data.Dataset.from_tensor_slices(rows).batch(batch_size)
+
+    arrays = tuple(tf.convert_to_tensor(part) for part in (x, y, weight) if part is not None)
+    batches = tf.data.Dataset.range(options.get("initial_epoch", 0), 2**31 - 1).flat_map(order)
+    batches = tf.data.Dataset.zip(batches, tf.data.Dataset.from_tensors(arrays).repeat())
+    batches = batches.map(lambda rows, arrays: tuple(tf.gather(array, rows) for array in arrays))
+    sharding = tf.data.Options()
+    sharding.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.DATA
+    return batches.with_options(sharding).prefetch(tf.data.AUTOTUNE), None, (), options
+
+
 @contextlib.contextmanager
 def clear_errors() -> Iterator[None]:
-    """Turn what the checks in a pipeline raise into ValueError."""
+    """Turn what the checks in a pipeline raise into ValueError, and corrupt shards into DataError."""
     try:
-        yield
+        with record_reader.clear_errors():
+            yield
     except tf.errors.InvalidArgumentError as error:
         text = str(error)
         if checks.NOT_FINITE in text:

@@ -16,7 +16,6 @@ from flowzoo.layers.continuous import ContinuousFlow
 from flowzoo.layers.multiscale import Reshape, Split, Squeeze
 from flowzoo.models.continuous import ContinuousModel, traces_exactly
 from flowzoo.models.preprocessing import preprocessing_layers
-from flowzoo.models.trainable import weighted_mean
 from flowzoo.networks.velocity import ConcatSquash, ConvConcatSquash, TimeMLP, Velocity
 from flowzoo.ode import ADAPTIVE
 
@@ -161,16 +160,16 @@ class FFJORD(ContinuousModel):
             layers, event_shape, condition_shape, num_classes, base=base, family_arguments=arguments, **kwargs
         )
 
-    def training_loss(
-        self, x: tf.Tensor, condition: tf.Tensor | None, weight: tf.Tensor | None, seed: tf.Tensor
+    def training_losses(
+        self, x: tf.Tensor, condition: tf.Tensor | None, seed: tf.Tensor, *others: tf.Tensor
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        """Return the mean of -log p(x) with the two penalties, and -log p(x) of each example."""
+        """Return -log p(x) of each example with the two penalties, and without."""
         if not any(self.penalty_weights):
-            return super().training_loss(x, condition, weight, seed)
+            return super().training_losses(x, condition, seed)
         log_prob, orders = self._scored(x, condition, seed, penalties=True)
         kinetic, jacobian = self.penalty_weights
         penalty = kinetic * tf.add_n(orders.kinetic) + jacobian * tf.add_n(orders.jacobian)
-        return weighted_mean(penalty - log_prob, weight), -log_prob
+        return penalty - log_prob, -log_prob
 
     @property
     def _arrives_if(self) -> str:

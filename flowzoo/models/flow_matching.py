@@ -23,6 +23,7 @@ from flowzoo.models.guidance import checked_dropout, checked_guidance
 from flowzoo.models.guided import GuidedModel
 from flowzoo.models.preprocessing import preprocessing_layers, resolve_num_values
 from flowzoo.models.probability_paths import make_path
+from flowzoo.models.replicas import Part
 from flowzoo.networks.guidance import Guided
 from flowzoo.networks.velocity import Velocity
 from flowzoo.ode import ADAPTIVE
@@ -49,8 +50,8 @@ class FlowMatching(GuidedModel):
     `loss` and `val_loss` are this regression loss, not nats: it has no unit, it never reaches 0 (paths
     cross), and its noise is large. Nats come from `model.log_prob`. The noise, the time and the pairs are
     functions of each example and the seed: new at each step of training, the same at each evaluation.
-    Equal examples in a batch get equal noise. With a minibatch coupling the pairs also depend on the batch
-    (examples of weight zero included), and under several replicas on the replica's part of it.
+    In training equal examples of a batch get noise of their own. With a minibatch coupling the pairs also
+    depend on the batch (examples of weight zero included): under several replicas each gathers all of it.
 
     Paths ("ot", "vp", "rectified"): `flowzoo.models.probability_paths`. With "ot" and "vp" the model's
     density at t = 1 is that of the data blurred by `sigma_min` standard deviations.
@@ -231,12 +232,45 @@ class FlowMatching(GuidedModel):
         """The network f."""
         return self.chain.chained[0].velocity
 
-    def example_loss(self, x: tf.Tensor, condition: tf.Tensor | None, seed: tf.Tensor) -> tf.Tensor:
-        """Return the regression loss of each example, [batch]: the mean over its entries."""
+    def from_whole_batch(
+        self, part: Part, x: tf.Tensor, condition: tf.Tensor | None, seed: tf.Tensor
+    ) -> tuple[tf.Tensor, ...]:
+        """Return the noise of each example where a coupling of the whole batch decides it."""
+        return () if self.coupling == "independent" else (self._coupled(x, condition, seed, part),)
+
+    def _latent_noise(self, x: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+        seed = random.fold_in(seed, _LATENT)
+        return example_noise("gaussian", x, seed, self.latent_shape, self.compute_dtype)
+
+    def _coupled(
+        self, x: tf.Tensor, condition: tf.Tensor | None, seed: tf.Tensor, part: Part | None = None
+    ) -> tf.Tensor:
+        """Return the noise of each example: coupled over `part`'s whole batch, or over `x` alone.
+
+        Each replica gathers the batch (noise, goals, labels) and computes the same coupling of it.
+        """
         goal = tf.stop_gradient(self.preprocessed(x, condition, seed))
-        z = example_noise("gaussian", x, random.fold_in(seed, _LATENT), self.latent_shape, goal.dtype)
+        z, uniform = self._latent_noise(x, seed), _one_uniform(x, seed, _PAIR, goal.dtype)
         labels = condition if self.num_classes else None
-        z = couple(self.coupling, z, goal, labels, _one_uniform(x, seed, _PAIR, goal.dtype), self.entropy)
+        if part is None:
+            return couple(self.coupling, z, goal, labels, uniform, self.entropy)
+        z, goal, uniform = part.gather(z), part.gather(goal), part.gather(uniform)
+        labels = None if labels is None else part.gather(labels)
+        return part.take(couple(self.coupling, z, goal, labels, uniform, self.entropy))
+
+    def example_loss(
+        self,
+        x: tf.Tensor,
+        condition: tf.Tensor | None,
+        seed: tf.Tensor,
+        *others: tf.Tensor,
+    ) -> tf.Tensor:
+        """Return the regression loss of each example, [batch]: the mean over its entries.
+
+        Without the noise that `from_whole_batch` returns a coupling is one of the examples in `x`.
+        """
+        goal = tf.stop_gradient(self.preprocessed(x, condition, seed))
+        z = others[0] if others else self._coupled(x, condition, seed)
         time = _one_uniform(x, seed, _TIME, goal.dtype)
         kept = None
         if self.condition_dropout:

@@ -42,6 +42,8 @@ class Glow(Flow):
         log_scale_bound: largest absolute log-scale of a coupling.
         scale: of a coupling: "sigmoid", or "exp", with which deep flows can blow up in their first steps.
         split_prior: "learned" as in the paper's code, or "none".
+        reversible: keep no activation of a step for the reverse pass (see `Repeat`): the memory of training
+            is nearly independent of K, at about a third more time. Weights and results are the same.
         base: as `Flow`: "normal", {"name": "mixture", "components": 5} ...
         preprocessing: see `flowzoo.models.preprocessing`.
         num_values: number of values of discrete data; None if continuous; "auto": 256 for images.
@@ -71,6 +73,7 @@ class Glow(Flow):
         log_scale_bound: float = 2.0,
         scale: str = "sigmoid",
         split_prior: str = "learned",
+        reversible: bool = False,
         base: Any = "normal",
         preprocessing: Any = "auto",
         num_values: int | str | None = "auto",
@@ -85,6 +88,7 @@ class Glow(Flow):
             "log_scale_bound": log_scale_bound,
             "scale": scale,
             "split_prior": split_prior,
+            "reversible": reversible,
             "base": base,
             "preprocessing": preprocessing,
             "num_values": num_values,
@@ -110,7 +114,10 @@ class Glow(Flow):
             if even:
                 channels *= 4
             steps = step("channel") if channels > 1 else [*step("checkerboard"), *step("checkerboard", True)]
-            layers: list[FlowLayer] = [Repeat(Chain(steps), num_steps), *([Squeeze()] if even else [])]
+            layers: list[FlowLayer] = [
+                Repeat(Chain(steps), num_steps, reversible),
+                *([Squeeze()] if even else []),
+            ]
             if levels > 1 and channels > 1:
                 kept = (height // 2, width // 2) if even else (height, width)
                 inner = level((*kept, (channels + 1) // 2), levels - 1)
@@ -122,7 +129,7 @@ class Glow(Flow):
         if len(event_shape) == 3:
             layers = [level(tuple(event_shape), num_levels)]
         else:
-            layers = [Repeat(Chain(step("half")), num_steps)]
+            layers = [Repeat(Chain(step("half")), num_steps, reversible)]
             layers += [] if len(event_shape) == 1 else [Reshape()]
         layers += preprocessing_layers(preprocessing, event_shape, num_values, alpha)
         super().__init__(

@@ -5,7 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
+
+from flowzoo.models import requests
+
+# What `requests.finite` says where rounding would hide a NaN.
+_NO_RESULT = "no finite result"
 
 
 class Graphs:
@@ -49,13 +55,24 @@ class Graphs:
             key: tells functions apart, with all that they hold besides the flow and the arguments.
             function: takes the arguments by position.
             **arguments: tensors or None, by the names that `_specs` knows.
+
+        Raises:
+            FloatingPointError: (eager calls) the result holds NaN or infinity; see `Flow.log_prob`.
         """
         values = list(arguments.values())
         if not tf.executing_eagerly() or any(tf.is_symbolic_tensor(value) for value in values):
             return function(*values)
         if key not in self._traced:
             self._traced[key] = self._trace(function, list(arguments))
-        return self._traced[key](*[value for value in values if value is not None])
+        try:
+            result = self._traced[key](*[value for value in values if value is not None])
+        except tf.errors.InvalidArgumentError as error:
+            if _NO_RESULT not in str(error):
+                raise
+            raise FloatingPointError(self._flow.no_result(key)) from error
+        if not _is_result(key, result):
+            raise FloatingPointError(self._flow.no_result(key))
+        return result
 
     def _trace(self, function: Callable, names: list[str]) -> Callable:
         specs = self._specs()
@@ -63,7 +80,8 @@ class Graphs:
 
         def run(*values: tf.Tensor) -> Any:
             by_name = dict(zip(given, values, strict=True))
-            return function(*[by_name.get(name) for name in names])
+            with requests.guarded():
+                return function(*[by_name.get(name) for name in names])
 
         traced = tf.function(run, input_signature=[specs[name] for name in given], autograph=False)
         return traced.get_concrete_function()
@@ -93,3 +111,18 @@ class Graphs:
     ) -> tuple[tf.Tensor, tf.Tensor]:
         """Run `raw_sample_and_log_prob`."""
         return self._call("sample_and_log_prob", n=n, condition=condition, temperature=temperature, seed=seed)
+
+
+def _is_result(key: Hashable, result: Any) -> bool:
+    """Say whether what a function gave is finite; a log_prob may be -infinity, where a density is 0."""
+    *others, last = result if isinstance(result, tuple | list) else (result,)
+    density = key in ("log_prob", "sample_and_log_prob")
+    return all(map(_is_finite, others)) and (_is_below_infinity(last) if density else _is_finite(last))
+
+
+def _is_finite(value: tf.Tensor) -> bool:
+    return not value.dtype.is_floating or bool(np.isfinite(np.asarray(value)).all())
+
+
+def _is_below_infinity(value: tf.Tensor) -> bool:
+    return bool((np.asarray(value) < np.inf).all())

@@ -11,7 +11,7 @@ from flowzoo.bijectors import FlowDistribution
 from flowzoo.models import checks
 from flowzoo.models.continuous import ContinuousModel
 from flowzoo.models.guidance import checked_guidance
-from flowzoo.ode import ADAPTIVE, FixedSolver, make_solver
+from flowzoo.ode import FixedSolver, make_solver
 
 
 @keras.saving.register_keras_serializable("flowzoo")
@@ -89,8 +89,7 @@ class GuidedModel(ContinuousModel):
         def draw(n: Any, condition: Any, temperature: Any, seed: Any, weight: Any = None) -> tf.Tensor:
             return self.raw_sample(n, condition, temperature, seed, guidance=weight, **orders)
 
-        result = self._graphs.run(("sample", weight is not None, *key), draw, **given)
-        return self._arrived(result, key[0] == ADAPTIVE)
+        return self._graphs.run(("sample", weight is not None, *key), draw, **given)
 
     def orders(
         self, guidance: float | None = None, solver: str | None = None, steps: int | None = None

@@ -2,41 +2,70 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
-from flowzoo import random
+from flowzoo import quantization
 from flowzoo.files import staged_folder
-from flowzoo.models import checks
+from flowzoo.models.compact_graph import compact
+from flowzoo.models.signatures import describe, make_signatures
 
-WEIGHTS_DTYPES = ("float32", "float16", "bfloat16")
-SIGNATURES = ("serving_default", "log_prob", "sample", "to_latent", "from_latent")
+WEIGHTS_DTYPES = ("float32", "float16", "bfloat16", "int8")
+# Where a SavedModel keeps what is no part of its graph, and the description of its signatures there.
+EXTRA, DESCRIPTION = "assets.extra", "signatures.json"
 
 
 def write_saved_model(
     flow: Any, filepath: Any, *, weights_dtype: str = "float32", overwrite: bool = False
 ) -> None:
-    """Write a flow as a SavedModel; see `Flow.export`.
+    """Write a flow as a SavedModel, whole or not at all; see `Flow.export`."""
+    check_weights_dtype(weights_dtype)
+    with staged_folder(filepath, overwrite=overwrite) as folder:
+        fill_saved_model(flow, folder, weights_dtype, str(filepath))
 
-    The weights are copies, listed in the order of `flow.weights`, so that the checkpoint inside
-    (variables/variables, keys weights/<i>) can be read back without the graph. With half precision
-    only kernels and matrices are stored in half: scales and shifts of data need the range of float32.
-    """
+
+def check_weights_dtype(weights_dtype: str) -> None:
+    """Raise ValueError unless weights can be stored so."""
     if weights_dtype not in WEIGHTS_DTYPES:
         raise ValueError(
             f"weights_dtype takes one of {', '.join(WEIGHTS_DTYPES)}. Received: {weights_dtype!r}"
         )
-    with staged_folder(filepath, overwrite=overwrite) as folder:
-        module = _ExportModule(flow, weights_dtype)
-        # Served functions are not differentiated, and gradients of our own would hold the flow's weights.
-        options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
-        try:
-            tf.saved_model.save(module, str(folder), signatures=module.signatures(), options=options)
-        except tf.errors.OpError as error:
-            raise OSError(f"{filepath} could not be written: {error.message}") from error
+
+
+def fill_saved_model(flow: Any, folder: Path, weights_dtype: str, target: str) -> None:
+    """Fill an empty folder with the SavedModel of a flow and a description of its signatures.
+
+    The weights are copies, listed in the order of `flow.weights`, so that the checkpoint inside
+    (variables/variables, keys weights/<i>) can be read back without the graph. In half precision or
+    int8 only kernels and matrices are stored so: scales and shifts of data need the range of float32.
+    Beside int8 numbers stand their scales (keys scales/<i>); see `flowzoo.quantization`.
+
+    Args:
+        flow: the flow.
+        folder: the folder.
+        weights_dtype: how weights are stored.
+        target: what an error calls the folder.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    module = _ExportModule(flow, weights_dtype)
+    # Served functions are not differentiated, and gradients of our own would hold the flow's weights.
+    options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
+    try:
+        tf.saved_model.save(module, str(folder), signatures=module.signatures(), options=options)
+    except tf.errors.OpError as error:
+        raise OSError(f"{target} could not be written: {error.message}") from error
+    compact(folder)
+    (folder / EXTRA).mkdir()
+    text = json.dumps(describe(flow), indent=2) + "\n"
+    (folder / EXTRA / DESCRIPTION).write_text(text, encoding="utf-8")
 
 
 class _ExportModule(tf.Module):
@@ -49,87 +78,42 @@ class _ExportModule(tf.Module):
         self._flow_of, self._own_of = (lambda: flow), (lambda: own)
         # A SavedModel must not depend on the strategy that the flow was trained under.
         with tf.init_scope():
-            self.weights = [
-                tf.Variable(_stored(weight, weights_dtype), trainable=False, name=f"weight_{i}")
-                for i, weight in enumerate(own)
-            ]
+            self.weights, self.scales = [], {}
+            for i, weight in enumerate(own):
+                value, scale = _stored(weight, weights_dtype)
+                self.weights.append(tf.Variable(value, trainable=False, name=f"weight_{i}"))
+                if scale is not None:
+                    self.scales[str(i)] = tf.Variable(scale, trainable=False, name=f"scale_{i}")
 
     def _bound(self, function: Callable) -> Callable:
         """Return `function` computing with the copies instead of the flow's own weights."""
 
-        def run(*arguments: Any) -> Any:
-            pairs = zip(self._own_of(), self.weights, strict=True)
-            mapping = [(own, tf.cast(copy, own.dtype)) for own, copy in pairs]
+        def run(*arguments: Any, **named: Any) -> Any:
+            mapping = [(own, tf.cast(self._value(i), own.dtype)) for i, own in enumerate(self._own_of())]
             with keras.StatelessScope(state_mapping=mapping):
-                return function(*arguments)
+                return function(*arguments, **named)
 
         return run
 
-    def _define(self, output: str, function: Callable, *names: str) -> Callable:
-        """Make one signature: inputs of the names, and one output."""
-        flow = self._flow_of()
-        specs = input_specs(flow)
-        if flow.condition_shape is not None:
-            names = (*names, "condition")
-        run = self._bound(function)
-
-        def signature(*values: tf.Tensor) -> dict[str, tf.Tensor]:
-            return {output: run(dict(zip(names, values, strict=True)))}
-
-        return tf.function(signature, input_signature=[specs[name] for name in names], autograph=False)
+    def _value(self, index: int) -> tf.Tensor:
+        """Return a weight as it is stored, or what its int8 numbers stand for."""
+        copy, scale = tf.convert_to_tensor(self.weights[index]), self.scales.get(str(index))
+        return copy if scale is None else quantization.dequantize_tensor(copy, tf.convert_to_tensor(scale))
 
     def signatures(self) -> dict[str, Callable]:
         """Return the signatures by name."""
-        flow, inner = self._flow_of(), self._inner_condition
-
-        def log_prob(given: dict[str, tf.Tensor]) -> tf.Tensor:
-            x = tf.cast(given["x"], flow.compute_dtype)
-            return flow.raw_log_prob(x, inner(given, tf.shape(x)[0]), random.as_seed(0))
-
-        def to_latent(given: dict[str, tf.Tensor]) -> tf.Tensor:
-            x = tf.cast(given["x"], flow.compute_dtype)
-            return flow.raw_to_latent(x, inner(given, tf.shape(x)[0]))
-
-        def from_latent(given: dict[str, tf.Tensor]) -> tf.Tensor:
-            return flow.raw_from_latent(given["z"], inner(given, tf.shape(given["z"])[0]))
-
-        def sample(given: dict[str, tf.Tensor]) -> tf.Tensor:
-            n = given["num_samples"]
-            return flow.raw_sample(n, inner(given, n), given["temperature"], given["seed"])
-
-        density = self._define("log_prob", log_prob, "x")
-        return {
-            "serving_default": density,
-            "log_prob": density,
-            "sample": self._define("x", sample, "num_samples", "seed", "temperature"),
-            "to_latent": self._define("z", to_latent, "x"),
-            "from_latent": self._define("x", from_latent, "z"),
-        }
-
-    def _inner_condition(self, given: dict[str, tf.Tensor], batch: tf.Tensor) -> tf.Tensor | None:
-        """Turn the condition of a request into what the layers take: one for all, or one each."""
-        return checks.condition(self._flow_of(), given.get("condition"), batch)
+        return make_signatures(self._flow_of(), self._bound)
 
 
-def _stored(weight: Any, weights_dtype: str) -> tf.Tensor:
+def _stored(weight: Any, weights_dtype: str) -> tuple[Any, Any]:
+    """Return what is stored of a weight, and its scales where that is int8."""
     value = tf.convert_to_tensor(weight)
     rank = getattr(weight, "element_rank", value.shape.rank)  # of one of several stacked weights
-    if weights_dtype == "float32" or not value.dtype.is_floating or rank < 2:
-        return value
-    return tf.cast(value, weights_dtype) if weight.trainable else value
-
-
-def input_specs(flow: Any) -> dict[str, tf.TensorSpec]:
-    """Return the inputs of the signatures by name."""
-    dtype = flow.compute_dtype
-    specs = {
-        "x": tf.TensorSpec([None, *flow.event_shape], flow.data_dtype, "x"),
-        "z": tf.TensorSpec([None, *flow.latent_shape], dtype, "z"),
-        "num_samples": tf.TensorSpec([], tf.int32, "num_samples"),
-        "seed": tf.TensorSpec([2], tf.int32, "seed"),
-        "temperature": tf.TensorSpec([], tf.float32, "temperature"),
-    }
-    if flow.condition_shape is not None:
-        kind = tf.int32 if flow.num_classes else dtype
-        specs["condition"] = tf.TensorSpec([None, *flow.condition_shape], kind, "condition")
-    return specs
+    floating = value.dtype.is_floating and weight.trainable
+    if weights_dtype == "float32" or not floating or rank < 2:
+        return value, None
+    if weights_dtype != "int8":
+        return tf.cast(value, weights_dtype), None
+    if np.prod(value.shape[value.shape.rank - rank :]) < quantization.SMALLEST:
+        return value, None
+    return quantization.quantize(value, rank, weight.path)

@@ -21,7 +21,6 @@ from flowzoo.models.tarflow_arguments import (
     default_patch_size,
 )
 from flowzoo.models.tarflow_sampling import _Sampling
-from flowzoo.models.trainable import weighted_mean
 from flowzoo.networks.transformer import CausalTransformer
 
 # Which conditions are left out in training must not depend on the noise of dequantisation.
@@ -176,18 +175,20 @@ class TarFlow(_Sampling):
             total += log_det
         return self.base.log_prob(x, condition) + total
 
-    def example_loss(self, x: tf.Tensor, condition: tf.Tensor | None, seed: tf.Tensor) -> tf.Tensor:
+    def example_loss(
+        self, x: tf.Tensor, condition: tf.Tensor | None, seed: tf.Tensor, *others: tf.Tensor
+    ) -> tf.Tensor:
         """Return -log p of each example with the noise of training, [batch]."""
         return -self._noisy_log_prob(x, condition, seed)
 
-    def training_loss(
-        self, x: tf.Tensor, condition: tf.Tensor | None, weight: tf.Tensor | None, seed: tf.Tensor
+    def training_losses(
+        self, x: tf.Tensor, condition: tf.Tensor | None, seed: tf.Tensor, *others: tf.Tensor
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        """Return the mean of -log p of noisy data, some without their condition, and that of each example."""
+        """Return -log p of each noisy example, some without their condition, twice."""
         keep = None
         if self.condition_dropout:
             keys = random.example_keys(x)[:, None]
             uniform = random.example_uniform(keys, random.fold_in(seed, _DROPOUT_STREAM))
             keep = uniform[:, 0] >= self.condition_dropout
         nats = -self._noisy_log_prob(x, condition, seed, keep)
-        return weighted_mean(nats, weight), nats
+        return nats, nats

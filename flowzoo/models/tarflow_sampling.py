@@ -56,7 +56,7 @@ class _Sampling(Flow):
                 x = layer.guided_forward(x, condition, guidance)
             else:
                 x = layer.flow_forward(x, condition)[0]
-        return tf.cast(x, self.data_dtype)
+        return self.as_data(x)
 
     def raw_denoise(self, x: tf.Tensor, condition: tf.Tensor | None) -> tf.Tensor:
         """Return x + noise_std^2 d log p(x) / dx."""

@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from flowzoo import random
-from flowzoo.models import checks, feeding
+from flowzoo.models import checks, feeding, replicas
 
 # Seeds of the dequantisation noise: one stream for training, one for evaluation.
 _TRAIN_STREAM, _TEST_STREAM = 1, 2
@@ -45,29 +45,39 @@ class Trainable:
             loss: must stay None: the loss of a flow is its negative log-likelihood.
             metrics: must stay None: `loss` is in nats and `bits_per_dim` comes with discrete data.
             jit_compile: whether the training step is compiled with XLA; "auto" decides by the family and
-                the device (and not under several replicas, where stock XLA fails).
+                the device. On one replica Keras compiles the whole step; on several its losses and gradients
+                alone, since XLA takes neither the collectives nor the variables of several devices.
             **kwargs: of `keras.Model.compile` (run_eagerly, steps_per_execution, auto_scale_loss).
 
         Raises:
-            ValueError: a loss or metrics are given, or XLA is asked for under several replicas.
+            ValueError: a loss or metrics are given, or the strategy cannot train a Keras model.
         """
         if loss is not None or metrics is not None:
             raise ValueError(
                 "A flow is trained by its negative log-likelihood: compile takes neither loss nor metrics. "
                 f"Received: loss={loss!r}, metrics={metrics!r}"
             )
-        replicas = self.distribute_strategy.num_replicas_in_sync
-        if replicas > 1 and jit_compile is True:
-            raise ValueError(
-                f"jit_compile=True works on one replica. Received: a strategy of {replicas} replicas"
-            )
+        strategy, eager = self.distribute_strategy, kwargs.get("run_eagerly", False)
+        replicas.check_strategy(strategy, optimizer)
         if jit_compile == "auto":
             device = "GPU" if tf.config.list_logical_devices("GPU") else "CPU"
-            jit_compile = replicas == 1 and self.prefers_xla[device] and not kwargs.get("run_eagerly", False)
-        super().compile(optimizer=optimizer, jit_compile=jit_compile, **kwargs)
-        with self.distribute_strategy.scope():
+            jit_compile = self.prefers_xla[device] and not eager
+        alone = strategy.num_replicas_in_sync == 1 and not replicas.several_workers(strategy)
+        self._pure = replicas.Pure(self, bool(jit_compile) and not alone and not eager)
+        super().compile(optimizer=optimizer, jit_compile=bool(jit_compile) and alone, **kwargs)
+        with strategy.scope():
             bits = self.discrete and self.loss_in_nats
             self._bits_tracker = keras.metrics.Mean("bits_per_dim") if bits else None
+
+    def _maybe_symbolic_build(self, iterator: Any = None, data_batch: Any = None) -> None:
+        """Build what Keras builds before `fit` and `evaluate` under a strategy: here the optimizer alone.
+
+        A flow and its metrics are built. Keras would take the mean of the replicas' parts of a batch to
+        learn its shape, which fails where they differ in size or come as a tuple from several workers.
+        """
+        if self.optimizer is not None and not self.optimizer.built:
+            with self.distribute_strategy.scope():
+                self.optimizer.build(self.trainable_variables)
 
     def compile_from_config(self, config: dict[str, Any]) -> None:
         """Compile as the saved model was."""
@@ -91,37 +101,79 @@ class Trainable:
     def train_step(self, data: Any) -> dict[str, tf.Tensor]:
         """Take one step of maximum likelihood on a batch."""
         x, condition, weight = feeding.unpack(self, data)
+        part = replicas.Part.of(x, weight)
         seed = self._noise_seed(_TRAIN_STREAM, self.optimizer.iterations)
+        seed = random.seeds_of_rows(seed, part.rows)  # equal examples of a batch get other noise
+        scale = self.optimizer.scale_loss(tf.ones([], x.dtype))
+        others = self.from_whole_batch(part, x, condition, seed)
+        losses, gradients = self._pure(self._gradients, x, condition, part.share, seed, scale, *others)
+        gradients = replicas.clipped(self.optimizer, gradients)
+        self.optimizer.apply_gradients(zip(gradients, self.trainable_variables, strict=True))
+        return self._report(losses, part)
+
+    def _gradients(
+        self,
+        weights: list[tf.Tensor],
+        x: tf.Tensor,
+        condition: tf.Tensor | None,
+        share: tf.Tensor,
+        seed: tf.Tensor,
+        scale: tf.Tensor,
+        *others: tf.Tensor,
+    ) -> tuple[tf.Tensor, list[tf.Tensor | None]]:
+        """Return the loss of each example and the gradient of this replica's share of what is minimised."""
         with tf.GradientTape() as tape:
-            loss, losses = self.training_loss(x, condition, weight, seed)
+            tape.watch(weights)
+            minimised, losses = self.training_losses(x, condition, seed, *others)
+            loss = tf.reduce_sum(share * minimised)
             for penalty in self.losses:
-                loss += penalty
-            scaled = self.optimizer.scale_loss(loss / self.distribute_strategy.num_replicas_in_sync)
-        variables = self.trainable_variables
-        gradients = tape.gradient(scaled, [variable.value for variable in variables])
-        gradients = clip_across_replicas(self.optimizer, gradients)
-        self.optimizer.apply_gradients(zip(gradients, variables, strict=True))
-        return self._report(losses, weight)
+                loss += penalty / self.distribute_strategy.num_replicas_in_sync
+            loss *= scale
+        return losses, tape.gradient(loss, weights)
 
-    def training_loss(
-        self, x: tf.Tensor, condition: tf.Tensor | None, weight: tf.Tensor | None, seed: tf.Tensor
-    ) -> tuple[tf.Tensor, tf.Tensor]:
-        """Return what a training step minimises, [], and the loss of each example that it logs, [batch].
+    def from_whole_batch(
+        self, part: replicas.Part, x: tf.Tensor, condition: tf.Tensor | None, seed: tf.Tensor
+    ) -> tuple[tf.Tensor, ...]:
+        """Return what the loss of an example takes from the other examples of its batch: nothing, usually.
 
-        A family that minimises more than the mean of `example_loss` overrides this.
+        What is returned is given to `example_loss` and `training_losses` as further arguments. This runs on
+        each replica, outside of what XLA compiles there: it may gather the parts of the other replicas.
         """
-        losses = self.example_loss(x, condition, seed)
-        return weighted_mean(losses, weight), losses
+        return ()
 
-    def example_loss(self, x: tf.Tensor, condition: tf.Tensor | None, seed: tf.Tensor) -> tf.Tensor:
-        """Return the loss of each example, [batch]: -log p(x) in nats, unless `loss_in_nats` is False."""
+    def training_losses(
+        self, x: tf.Tensor, condition: tf.Tensor | None, seed: tf.Tensor, *others: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """Return what a training step minimises the mean of, and the loss that it logs, both [batch].
+
+        A family that minimises more than `example_loss` overrides this.
+        """
+        losses = self.example_loss(x, condition, seed, *others)
+        return losses, losses
+
+    def example_loss(
+        self, x: tf.Tensor, condition: tf.Tensor | None, seed: tf.Tensor, *others: tf.Tensor
+    ) -> tf.Tensor:
+        """Return the loss of each example, [batch]: -log p(x) in nats, unless `loss_in_nats` is False.
+
+        Args:
+            x: data, [batch, *event_shape].
+            condition: as the layers take it, or None.
+            seed: of the noise, int32 [2], or [batch, 2] for a seed an example (`random.seeds_of_rows`).
+            *others: what `from_whole_batch` returned.
+        """
         return -self.raw_log_prob(x, condition, seed)
 
     def test_step(self, data: Any) -> dict[str, tf.Tensor]:
         """Score a batch."""
         x, condition, weight = feeding.unpack(self, data)
-        losses = self.example_loss(x, condition, self._noise_seed(_TEST_STREAM, 0))
-        return self._report(losses, weight)
+        part = replicas.Part.of(x, weight)
+        seed = self._noise_seed(_TEST_STREAM, 0)
+        others = self.from_whole_batch(part, x, condition, seed)
+        return self._report(self._pure(self._test_losses, x, condition, seed, *others), part)
+
+    def _test_losses(self, weights: list[tf.Tensor], *arguments: Any) -> tf.Tensor:
+        return self.example_loss(*arguments)
 
     def predict_step(self, data: Any) -> tf.Tensor:
         """Return log_prob of a batch."""
@@ -131,11 +183,13 @@ class Trainable:
     def _noise_seed(self, stream: int, step: Any) -> tf.Tensor:
         return random.fold_in(random.fold_in(random.as_seed(self.seed), stream), tf.cast(step, tf.int32))
 
-    def _report(self, losses: tf.Tensor, weight: tf.Tensor | None) -> dict[str, tf.Tensor]:
-        self._loss_tracker.update_state(losses, sample_weight=weight)
+    def _report(self, losses: tf.Tensor, part: replicas.Part) -> dict[str, tf.Tensor]:
+        loss = part.mean(losses)
+        part.update(self._loss_tracker, loss)
         if self._bits_tracker is not None:
-            self._bits_tracker.update_state(losses / (self.event_size * np.log(2.0)), sample_weight=weight)
-        return {metric.name: metric.result() for metric in self.metrics}
+            part.update(self._bits_tracker, loss / (self.event_size * np.log(2.0)))
+        logs = {metric.name: metric.result() for metric in self.metrics}
+        return replicas.as_logs(logs, self.distribute_strategy)
 
     # -- fit and evaluate ---------------------------------------------------------------------------
 
@@ -143,6 +197,11 @@ class Trainable:
         self, x: Any = None, y: Any = None, *args: Any, validation_data: Any = None, **kwargs: Any
     ) -> Any:
         """Train by maximum likelihood; arguments as `keras.Model.fit`.
+
+        Under a strategy of `tf.distribute` (the model built and compiled in its scope) a batch is that of all
+        replicas, and losses and weights are those of one device; a last batch may be smaller. Several workers
+        each call it with the same arrays, or with the same dataset shuffled by a fixed seed, of which each
+        takes its part; they start from the first worker's weights.
 
         Args:
             x: data: an array or tensor, a pair (x, condition), a tf.data.Dataset of batches of x,
@@ -166,7 +225,10 @@ class Trainable:
             if val_y is None and not feeding.is_batched(val_x):
                 validation_data = (val_x, None)
         if not self.adapted:
-            self.adapt(x, y)
+            self._adapt(x, y)
+        replicas.agree(self.distribute_strategy, self.weights)
+        if replicas.several_workers(self.distribute_strategy):
+            x, y, args, kwargs = feeding.one_order(x, y, args, kwargs, self.seed)
         if feeding.is_batched(x):
             kwargs.setdefault("shuffle", False)  # a dataset shuffles itself; Keras would warn
         elif y is None and kwargs.get("sample_weight") is not None:
@@ -195,6 +257,9 @@ class Trainable:
     def adapt(self, x: Any, y: Any = None) -> None:
         """Set the weights that come from data: the first step of `fit`, done once and saved with the model.
 
+        With several workers (MultiWorkerMirroredStrategy) each must call it, with data of its own or the
+        same, and all get what the first worker found.
+
         Args:
             x: data, as `fit`; a spread of at most 65,536 examples of it is read.
             y: conditions, where `x` is an array.
@@ -203,6 +268,11 @@ class Trainable:
             ValueError: there is no data, or what `fit` refuses.
         """
         x, y = feeding.training_data(self, x, y, "x")
+        self._adapt(x, y)
+        replicas.agree(self.distribute_strategy, self.weights)
+
+    def _adapt(self, x: Any, y: Any) -> None:
+        """Set the weights that come from data, checked, on this worker."""
         wanted = self.chain.data_init_examples
         if not wanted:
             return
@@ -215,32 +285,3 @@ class Trainable:
 
     def _set_from_data(self, x: tf.Tensor, condition: tf.Tensor | None) -> None:
         self.chain.data_init(x, condition)
-
-
-def weighted_mean(values: tf.Tensor, weight: tf.Tensor | None) -> tf.Tensor:
-    """Return the mean of [batch] values, weighted where weights are given."""
-    if weight is None:
-        return tf.reduce_mean(values)
-    weight = tf.cast(weight, values.dtype)
-    return tf.math.divide_no_nan(tf.reduce_sum(values * weight), tf.reduce_sum(weight))
-
-
-def clip_across_replicas(optimizer: Any, gradients: list[tf.Tensor]) -> list[tf.Tensor]:
-    """Clip the gradient of the whole batch where Keras would clip each replica's part of it.
-
-    Returns what Keras may sum over the replicas, and clip once more without effect. On one replica, or
-    without clipping, the gradients are returned as they are.
-    """
-    context = tf.distribute.get_replica_context()
-    replicas = context.num_replicas_in_sync if context else 1
-    if replicas == 1 or not (optimizer.global_clipnorm or optimizer.clipnorm or optimizer.clipvalue):
-        return gradients
-    gradients = context.all_reduce(tf.distribute.ReduceOp.SUM, gradients)
-    if optimizer.global_clipnorm:
-        gradients, _ = tf.clip_by_global_norm(gradients, optimizer.global_clipnorm)
-    elif optimizer.clipnorm:
-        gradients = [tf.clip_by_norm(gradient, optimizer.clipnorm) for gradient in gradients]
-    else:
-        low, high = -optimizer.clipvalue, optimizer.clipvalue
-        gradients = [tf.clip_by_value(gradient, low, high) for gradient in gradients]
-    return [gradient / replicas for gradient in gradients]

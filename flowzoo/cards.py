@@ -59,6 +59,8 @@ def _measured(card: Mapping[str, Any], measured: Mapping[str, Any] | None) -> li
             f"Training:      {training['epochs']} epochs, {training['seconds']:.0f} s on "
             f"{training['hardware']}, seed {training['seed']}"
         )
+        if anew := measured.get("stored_anew"):
+            lines.append(f"Stored anew:   {stored_text(measured['weights_dtype'], anew, metric)}")
         lines.append(f"Versions:      {', '.join(f'{k} {v}' for k, v in measured['versions'].items())}")
     else:
         lines.append(f"Weights:       none are published. Train: flowzoo train {card['name']}")
@@ -76,6 +78,15 @@ def truth_text(truth: Mapping[str, Any]) -> str:
         f"KL(truth || flow) {truth['kl']:.4f} nats, integral of the flow's density {truth['mass']:.5f} "
         f"(quadrature of {truth['cells']} x {truth['cells']} cells; entropy of the truth "
         f"{truth['entropy']:.4f} nats)"
+    )
+
+
+def stored_text(weights_dtype: str, anew: Mapping[str, Any], metric: Mapping[str, Any]) -> str:
+    """Return in words how weights came to be stored in another type than they were published in at first."""
+    before = anew["from"]
+    return (
+        f"as {weights_dtype} on {anew['made']}, from {before['weights_dtype']} "
+        f"({before['value']:.4f} {UNITS[metric['unit']]})"
     )
 
 

@@ -61,8 +61,8 @@ def publish(
 ) -> TrainResult:
     """Measure a trained flow and write its folder, whole or not at all.
 
-    What is measured, exported and compared later are the weights as stored: in half precision if the
-    config says so. The card gives the metric of the float32 weights beside it.
+    What is measured, exported and compared later are the weights as stored: in half precision or
+    int8 if the config says so. The card gives the metric of the float32 weights beside it.
 
     Raises:
         FloatingPointError: data to latent to data is off, or a density in the plane does not integrate to 1.
@@ -72,22 +72,65 @@ def publish(
     with staged_folder(target, overwrite=overwrite) as folder:
         model = _plain_copy(config, trained.model)
         full = measure.score(model, measured, config, limit)
-        model.export(folder / "1", weights_dtype=dtype)
-        if dtype != "float32":
-            arrays = weights.read_variables(folder / "1")
-            model.set_weights([a.astype(w.dtype) for a, w in zip(arrays, model.weights, strict=True)])
+        store(model, folder, dtype)
         stored = full if dtype == "float32" else measure.score(model, measured, config, limit)
         card = _card(config, recipe, trained, model, sources, full, stored, limit)
-        measure.check_published(config.name, card)
-        (folder / "card.json").write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
-        _write_golden(model, folder / "golden.npz")
-        _draw(model, folder / "samples.png")
-        digest = weights.write_manifest(folder)
+        digest = describe(model, folder, card)
     _log.info("wrote %s (SHA-256 of SHA256SUMS: %s)", target, digest)
     bits = stored["nats"] / (model.event_size * math.log(2)) if model.discrete else None
     return TrainResult(
         config.name, str(target), stored["nats"], bits, trained.seconds, digest, trained.history
     )
+
+
+def store(model: Any, folder: Path, dtype: str) -> None:
+    """Export a model into an entry's folder, and give it the weights as they are stored there."""
+    model.export(folder / "1", weights_dtype=dtype)
+    arrays = weights.read_variables(folder / "1")
+    model.set_weights([a.astype(w.dtype) for a, w in zip(arrays, model.weights, strict=True)])
+
+
+def describe(model: Any, folder: Path, card: dict[str, Any]) -> str:
+    """Write what stands beside the weights: card, golden values, samples and SHA256SUMS.
+
+    Args:
+        model: with the weights as stored.
+        folder: of the entry; `store` has written to it.
+        card: what was measured.
+
+    Returns:
+        The SHA-256 of SHA256SUMS.
+
+    Raises:
+        FloatingPointError: what was measured is not fit to be published (`flowzoo.measure.check_published`).
+    """
+    measure.check_published(card["name"], card)
+    (folder / "card.json").write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
+    _write_golden(model, folder / "golden.npz")
+    _draw(model, folder / "samples.png")
+    return weights.write_manifest(folder)
+
+
+def metric_of(model: Any, measured: Source, config: EntryConfig, score: dict[str, float]) -> dict[str, Any]:
+    """Return a score in nats as the metric of a card: value, unit, and on what it was measured."""
+    scale = 1 / (model.event_size * math.log(2)) if config.card.metric == "bits_per_dim" else 1.0
+    return {
+        "value": score["nats"] * scale,
+        "unit": config.card.metric,
+        "standard_error": score["standard_error"] * scale,
+        "split": measured.split,
+        "num_examples": score["num_examples"],
+        "seed": 0,
+    }
+
+
+def soundness(model: Any, measured: Source, config: EntryConfig) -> dict[str, Any]:
+    """Return the round trip and, where the truth is known, the divergence from it, as a card has them."""
+    known = quadrature.applies(model, measured)
+    return {
+        "round_trip": measure.round_trip(model, measured, measure.conditional(config)),
+        **({"truth": quadrature.divergence(model, measured)} if known else {}),
+    }
 
 
 def _measured(config: EntryConfig, sources: dict[str, Source]) -> Source:
@@ -113,10 +156,7 @@ def _card(
     stored: dict[str, float],
     limit: int | None,
 ) -> dict[str, Any]:
-    scale = 1 / (model.event_size * math.log(2)) if config.card.metric == "bits_per_dim" else 1.0
-    train_source = sources["train"]
-    measured = _measured(config, sources)
-    known = quadrature.applies(model, measured)
+    train_source, measured = sources["train"], _measured(config, sources)
     snapshot = config.model_dump(mode="json")
     snapshot["weights"].pop("sha256")  # a hash of what holds it cannot be in it
     snapshot["model"]["event_shape"] = list(model.event_shape)
@@ -125,16 +165,10 @@ def _card(
         "name": config.name,
         "parameters": int(sum(np.prod(w.shape) for w in model.trainable_weights)),
         "metric": {
-            "value": stored["nats"] * scale,
-            "unit": config.card.metric,
-            "standard_error": stored["standard_error"] * scale,
-            "split": measured.split,
-            "num_examples": stored["num_examples"],
-            "seed": 0,
-            "value_in_float32": full["nats"] * scale,
+            **metric_of(model, measured, config, stored),
+            "value_in_float32": metric_of(model, measured, config, full)["value"],
         },
-        "round_trip": measure.round_trip(model, measured, measure.conditional(config)),
-        **({"truth": quadrature.divergence(model, measured)} if known else {}),
+        **soundness(model, measured, config),
         "weights_dtype": config.weights.dtype,
         "data": {
             "source": train_source.name,

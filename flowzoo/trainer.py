@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,10 +14,14 @@ from flowzoo import measure, registry, zoo
 from flowzoo.config import DataConfig, EntryConfig, TrainingConfig, parse_config
 from flowzoo.data import Source, open_source, source_info
 from flowzoo.errors import DataError
-from flowzoo.publish import TrainResult, publish
+from flowzoo.publish import TrainResult
 from flowzoo.training.previews import Previews
 from flowzoo.training.recipe import train_recipe
-from flowzoo.training.strategies import make_strategy
+from flowzoo.training.resuming import Saving
+from flowzoo.training.states import StateFolder
+from flowzoo.training.strategies import check_strategy, make_strategy
+from flowzoo.training.workers import Workers, lost_workers_named
+from flowzoo.training_job import TrainingJob
 
 
 def train(
@@ -34,20 +39,28 @@ def train(
     rename: str | None = None,
     resume: bool = False,
     state_seconds: float = 60.0,
+    state_steps: int | None = None,
     previews: int | None = None,
     callbacks: list[Any] | None = None,
     verbose: int = 1,
 ) -> TrainResult:
     """Repeat the training of an entry from its file in zoo_configs/, or train its architecture on other data.
 
-    While it trains, its state lies in `out/NAME.training/state.npz`, from which `resume=True` goes on after a
-    stop, as if there had been none.
+    While it trains, its state is written to `out/NAME.training/states`, the last two being kept, each with
+    its SHA-256. From there `resume=True` goes on after a stop at any moment, also in the middle of an epoch,
+    as if there had been none: with the same batches, averages, kept weights and logs.
+
+    Under "multiworker" each worker calls this with the same arguments. Each takes its part of every batch;
+    the chief alone (worker 0, or the task "chief") writes, and tells the others the state to go on from and
+    the result. Where one worker is killed, the others end with ConnectionError within seconds (some twenty
+    where it only falls silent): start all again with `resume=True`.
 
     Args:
         name: of the entry.
         out: folder in which the folder `name` is written.
         epochs: instead of the recipe's.
-        strategy: "auto", "one", "mirrored", "multiworker" or a tf.distribute strategy.
+        strategy: "auto" (all GPUs of this machine if there are several, else one device), "one", "mirrored",
+            "multiworker" (the workers that TF_CONFIG names) or a tf.distribute strategy.
         seed: instead of the recipe's.
         data_dir: where the data lie, for sources that read files.
         limit: use only so many examples of each split.
@@ -55,10 +68,12 @@ def train(
         data: other data than the entry's: `{"source": "image_folder", "options": {"path": "faces"}}`, say.
         event_shape: of one example, where it is not the entry's; by default that of `data`.
         rename: the name of what is trained on other data, `glow_family` say.
-        resume: go on with a training that was stopped; without one, begin.
-        state_seconds: how much time must lie between two writings of the state.
+        resume: go on with a training that was stopped; without one, begin. One that was published already
+            gives its result.
+        state_seconds: the state is written when so many seconds have passed since the last time,
+        state_steps: or when so many steps were taken; None for the seconds alone.
         previews: draw samples every so many epochs, to `out/NAME.training/previews/` and TensorBoard.
-        callbacks: Keras callbacks of your own.
+        callbacks: Keras callbacks of your own, on every worker.
         verbose: as `keras.Model.fit`.
 
     Returns:
@@ -68,38 +83,51 @@ def train(
         UnknownNameError: no entry has the name.
         MissingDataError: the data are not here; the message says where to get them and where to put them.
         DataError: `resume` is asked for, and the state is that of another training.
-        ValueError: `data` without `rename`, or the other way round.
+        ValueError: `data` without `rename`, or the other way round; a strategy that cannot work, a TF_CONFIG
+            that names no workers, a batch that does not divide among the replicas.
         FileExistsError: there is an earlier result and `overwrite` is False.
-        OSError: the result cannot be written.
+        BlockingIOError: another process trains the same into `out`.
+        ConnectionError: another worker was lost.
+        OSError: the state or the result cannot be written; earlier ones are whole.
         FloatingPointError: the loss became NaN, or the trained flow is not fit to be published (see
             `flowzoo.measure.check_published`).
     """
+    check_strategy(strategy)
     config = _renamed(registry.get_config(name), data, event_shape, rename)
     recipe = _recipe(config.training, epochs, seed)
-    target = Path(out) / config.name
-    _check_target(target, overwrite)
-    sources = _sources(config, data_dir)
-    chosen = make_strategy(strategy) if isinstance(strategy, str) else strategy
-    beside = target.with_name(f"{config.name}.training")
-    given = list(callbacks or [])
-    if previews is not None:
-        given.insert(0, Previews(beside, previews))
-    shape = config.model.event_shape or sources["train"].event_shape
-    trained = train_recipe(
-        lambda: zoo.build_config(config.model, config.name, tuple(shape)),
-        recipe,
-        sources["train"],
-        sources["validation"],
-        conditional=measure.conditional(config),
-        strategy=chosen,
-        limit=limit,
-        callbacks=given,
-        state=beside / "state.npz",
-        state_seconds=state_seconds,
-        resume=resume,
-        verbose=verbose,
+    saving = Saving(
+        StateFolder(Path(out) / f"{config.name}.training" / "states"),
+        state_seconds,
+        state_steps,
+        resume,
+        about=json.dumps(
+            [config.model_dump(mode="json", exclude={"training", "card", "weights"}), str(event_shape)]
+        ),
     )
-    return publish(config, recipe, trained, sources, target, limit=limit, overwrite=overwrite)
+    chosen = make_strategy(strategy)  # before anything computes: several workers have to meet first
+    job = TrainingJob(config, recipe, Path(out) / config.name, saving, Workers.of(chosen), limit, overwrite)
+    with lost_workers_named(job.workers), job.alone():
+        sources = _sources(config, data_dir)
+        earlier = job.result_of_before()
+        if earlier is not None:
+            return earlier
+        given = list(callbacks or [])
+        if previews is not None and job.workers.is_chief:
+            given.insert(0, Previews(job.beside, previews))
+        shape = config.model.event_shape or sources["train"].event_shape
+        trained = train_recipe(
+            lambda: zoo.build_config(config.model, config.name, tuple(shape)),
+            recipe,
+            sources["train"],
+            sources["validation"],
+            conditional=measure.conditional(config),
+            strategy=chosen,
+            limit=limit,
+            callbacks=given,
+            saving=saving,
+            verbose=verbose,
+        )
+        return job.publish(trained, sources)
 
 
 def _renamed(
@@ -131,16 +159,6 @@ def _recipe(recipe: TrainingConfig, epochs: int | None, seed: int | None) -> Tra
     changes = {"epochs": epochs, "seed": seed}
     content = {**recipe.model_dump(), **{key: value for key, value in changes.items() if value is not None}}
     return TrainingConfig.model_validate(content)
-
-
-def _check_target(target: Path, overwrite: bool) -> None:
-    """Fail before the training and not after it."""
-    if target.exists() and not overwrite:
-        raise FileExistsError(f"{target} exists: choose another folder, or pass overwrite=True.")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    probe = target.parent / f".{target.name}.{os.getpid()}"
-    probe.touch()
-    probe.unlink()
 
 
 def _sources(config: EntryConfig, data_dir: Any) -> dict[str, Source]:

@@ -7,11 +7,9 @@ SHA256SUMS. Nothing is returned from here before every byte of the folder has be
 from __future__ import annotations
 
 import os
-import zipfile
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from flowzoo.config import check_name
 from flowzoo.download import download
@@ -35,7 +33,6 @@ __all__ = [
 ]
 
 GOLDEN = "golden.npz"
-_ZIP_ERRORS = (zipfile.BadZipFile, zlib.error)
 
 Origin = Literal["path", "home", "packaged", "download"]
 
@@ -138,13 +135,12 @@ def read_golden(folder: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     Raises:
         CorruptWeightsError: The file is missing or cannot be read.
     """
-    import numpy as np
+    from flowzoo.arrays import read_npz
 
     path = Path(folder) / GOLDEN
     try:
-        with np.load(path, allow_pickle=False) as arrays:
-            return {key: arrays[key] for key in arrays.files}
-    except (OSError, ValueError, EOFError, KeyError, TypeError, RuntimeError, *_ZIP_ERRORS) as error:
+        return read_npz(path)
+    except (OSError, ValueError) as error:
         raise CorruptWeightsError(f"{path}: the golden values cannot be read: {error}.") from error
 
 
@@ -155,7 +151,8 @@ def read_variables(saved_model_dir: str | os.PathLike[str]) -> list[np.ndarray]:
         saved_model_dir: The folder that holds saved_model.pb; `<entry>/1`.
 
     Returns:
-        The model's weights in the order of `model.weights`.
+        The model's weights in the order of `model.weights`; those stored as int8 as the float32 numbers that
+        they stand for.
 
     Raises:
         CorruptWeightsError: The variables are missing, cannot be read, or are not those of a flow.
@@ -169,15 +166,22 @@ def read_variables(saved_model_dir: str | os.PathLike[str]) -> list[np.ndarray]:
         indices = sorted(int(name.split("/")[1]) for name in names if _is_weight(name))
         if not indices or indices != list(range(len(indices))):
             raise CorruptWeightsError(f"{prefix}: the weights 0 to n-1 are expected, but it has {indices}.")
-        return [checkpoint.get_tensor(_key(index)) for index in indices]
+        return [_read(checkpoint, index, _key(index, "scales") in names) for index in indices]
     except CorruptWeightsError:
         raise
     except (tf.errors.OpError, ValueError, IndexError, RuntimeError) as error:
         raise CorruptWeightsError(f"{prefix}: the variables cannot be read: {error}.") from error
 
 
-def _key(index: int) -> str:
-    return f"weights/{index}/.ATTRIBUTES/VARIABLE_VALUE"
+def _read(checkpoint: Any, index: int, scaled: bool) -> np.ndarray:
+    from flowzoo import quantization
+
+    value = checkpoint.get_tensor(_key(index))
+    return quantization.dequantize(value, checkpoint.get_tensor(_key(index, "scales"))) if scaled else value
+
+
+def _key(index: int, kind: str = "weights") -> str:
+    return f"{kind}/{index}/.ATTRIBUTES/VARIABLE_VALUE"
 
 
 def _is_weight(name: str) -> bool:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from flowzoo import manifest, registry, weights
-from flowzoo.config import EntryConfig, ModelConfig
+from flowzoo.config import EntryConfig, ModelConfig, check_name
 from flowzoo.errors import CorruptWeightsError, UnknownNameError, near_matches
 
 if TYPE_CHECKING:
@@ -143,8 +143,12 @@ def restore(folder: Path) -> Flow:
         CorruptWeightsError: the weights do not fit the model or do not give the golden log_prob.
     """
     card: Any = weights.read_card(folder)
-    config = ModelConfig.model_validate_json(json.dumps(card["config"]["model"]))
-    model = _make(config, card["name"], None, {})
+    try:
+        check_name(card["name"])
+        config = ModelConfig.model_validate_json(json.dumps(card["config"]["model"]))
+        model = _make(config, card["name"], None, {})
+    except (KeyError, TypeError, ValueError) as error:
+        raise CorruptWeightsError(f"{folder}: its card describes no model: {error!r}") from error
     arrays = weights.read_variables(folder / "1")
     shapes = [tuple(array.shape) for array in arrays]
     if shapes != [tuple(weight.shape) for weight in model.weights]:
@@ -152,6 +156,8 @@ def restore(folder: Path) -> Flow:
             f"The weights in {folder} do not fit the model of {card['name']}: {len(shapes)} arrays for "
             f"{len(model.weights)} weights, or other shapes. They were made by another version of flowzoo."
         )
+    if not all(np.issubdtype(array.dtype, np.number) or array.dtype.kind in "Vb" for array in arrays):
+        raise CorruptWeightsError(f"The weights in {folder} are no numbers.")  # V: bfloat16
     model.set_weights(
         [array.astype(weight.dtype) for array, weight in zip(arrays, model.weights, strict=True)]
     )
@@ -169,8 +175,16 @@ def check_golden(model: Flow, folder: Path) -> float:
         CorruptWeightsError: it is above `GOLDEN_TOLERANCE`.
     """
     golden = weights.read_golden(folder)
-    got = np.asarray(model.log_prob(golden["x"], golden.get("condition")))
-    error = float(np.max(np.abs(got - golden["log_prob"]) / (1 + np.abs(golden["log_prob"]))))
+    try:
+        expected = golden["log_prob"].astype(np.float64)
+        got = np.asarray(model.log_prob(golden["x"], golden.get("condition")), np.float64)
+    except (KeyError, TypeError, ValueError, FloatingPointError) as problem:
+        raise CorruptWeightsError(
+            f"{model.name}: the golden values in {folder} do not fit it: {problem}"
+        ) from problem
+    if got.shape != expected.shape or not got.size:
+        raise CorruptWeightsError(f"{model.name}: the golden values in {folder} are not one an example.")
+    error = float(np.max(np.abs(got - expected) / (1 + np.abs(expected))))
     if not error <= GOLDEN_TOLERANCE:
         raise CorruptWeightsError(
             f"{model.name} loaded from {folder} gives another log_prob than when it was made (relative "

@@ -161,6 +161,21 @@ class Clock(keras.callbacks.Callback):
     def __init__(self) -> None:
         super().__init__()
         self.epochs: list[float] = []
+        self._before = self._start = 0.0
+
+    def restore(self, epochs: list[float], running: float) -> None:
+        """Go on from the epochs that are done, and the seconds that one has run which is not."""
+        self.epochs, self._before = list(epochs), running
+
+    @property
+    def total(self) -> float:
+        """Seconds of all that is done."""
+        return sum(self.epochs) + self._before
+
+    @property
+    def running(self) -> float:
+        """Seconds of the epoch that runs."""
+        return self._before + time.perf_counter() - self._start
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Start."""
@@ -168,4 +183,5 @@ class Clock(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Stop."""
-        self.epochs.append(time.perf_counter() - self._start)
+        self.epochs.append(self.running)
+        self._before = 0.0

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import keras
 import tensorflow as tf
 
 from flowzoo.config import TrainingConfig
-from flowzoo.data import Source, pipeline
+from flowzoo.data import Source
 from flowzoo.training.callbacks import (
     AverageWeights,
     Clock,
@@ -23,8 +21,10 @@ from flowzoo.training.callbacks import (
     RoundTrip,
     StopOnNaN,
 )
+from flowzoo.training.feed import Feed
 from flowzoo.training.optimizers import make_optimizer
-from flowzoo.training.resuming import SaveState
+from flowzoo.training.resuming import Progress, SaveState, Saving
+from flowzoo.training.workers import lost_workers_named
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,98 +56,107 @@ def train_recipe(
     strategy: tf.distribute.Strategy | None = None,
     limit: int | None = None,
     callbacks: list[keras.callbacks.Callback] | None = None,
-    state: Path | None = None,
-    state_seconds: float = 60.0,
-    resume: bool = False,
+    saving: Saving | None = None,
     verbose: int = 1,
 ) -> Trained:
     """Build a flow under a strategy and train it.
 
+    Under a MultiWorkerMirroredStrategy each worker takes its contiguous part of every batch, so that the
+    workers together see what one would see. Each scores its part of the validation split, which it reads
+    whole, and the sums are shared: all know the same `val_loss` and keep the same epoch.
+
     Args:
         make: builds the flow; called under the strategy's scope after the seed is set.
-        recipe: epochs, batch size, optimizer, seed, EMA.
+        recipe: epochs, batch size (of all replicas together), optimizer, seed, EMA.
         train: the training split.
         validation: the validation split, which decides which epoch's weights are kept.
         conditional: whether the sources' conditions are given to the flow.
         strategy: where to train; None for one device.
         limit: use only so many examples of each split (for a quick look).
-        callbacks: of your own, added after the recipe's.
-        state: a file (.npz) to which the state of the training is written at the end of epochs, and which is
-            deleted when the training is done; None for none.
-        state_seconds: how much time must lie between two writings.
-        resume: go on from `state` if it is there; the result is that of a training that was never stopped.
+        callbacks: of your own, added after the recipe's, on every worker.
+        saving: where the state of the training is written and whether to go on from it, which gives what a
+            training gives that was never stopped; None for none. The last state stays: whoever has put the
+            result in safety deletes it.
         verbose: as `keras.Model.fit`.
 
     Raises:
         FloatingPointError: the loss became NaN.
-        ValueError: the data do not fit the flow.
-        DataError: `state` is of another training.
+        ValueError: the data do not fit the flow, or a batch does not divide among the replicas.
+        DataError: the state is of another training.
+        ConnectionError: another worker was lost.
+        OSError: the state cannot be written.
     """
     keras.utils.set_random_seed(recipe.seed)
-    steps, batch_size = _steps(recipe, train, limit)
-    held_out = pipeline(
-        validation,
-        recipe.validation_batch_size or recipe.batch_size,
-        shuffle=False,
-        seed=recipe.seed,
-        conditional=conditional,
-        limit=limit,
-    )
     strategy = strategy or tf.distribute.get_strategy()
-    with strategy.scope():
+    feed = Feed(recipe, train, validation, conditional, limit, strategy)
+    with lost_workers_named(feed.workers):
+        model = _compiled(make, recipe, feed)
+        used = _Used(recipe, feed, saving)
+        done = used.save.restore(model) if used.save is not None else Progress()
+        start, spent = time.perf_counter(), used.clock.total
+        if done.stopped or done.epoch >= recipe.epochs:
+            used.keep.set_model(model)
+            used.keep.on_train_end()
+            history = {}
+        else:
+            if not model.adapted:
+                model.adapt(feed.whole())
+            history = model.fit(
+                feed.training(done.epoch * feed.steps + done.batch),
+                epochs=recipe.epochs,
+                initial_epoch=done.epoch,
+                steps_per_epoch=feed.steps,
+                validation_data=feed.held_out(),
+                callbacks=used.ordered(callbacks or []),
+                verbose=verbose if feed.workers.is_chief else 0,
+            ).history
+    seconds = time.perf_counter() - start + spent
+    logs = history if used.save is None else used.save.history
+    return Trained(model, logs, seconds, used.clock.epochs, used.keep.best_epoch + 1)
+
+
+def _compiled(make: Callable[[], Any], recipe: TrainingConfig, feed: Feed) -> Any:
+    with feed.strategy.scope():
         model = make()
         model.seed = recipe.seed
-        decay_steps = steps * (recipe.optimizer.decay_epochs or recipe.epochs)
+        decay_steps = feed.steps * (recipe.optimizer.decay_epochs or recipe.epochs)
         optimizer = make_optimizer(recipe.optimizer, decay_steps, recipe.ema)
-        model.compile(optimizer, jit_compile=_jit(recipe, strategy))
-    average = AverageWeights() if recipe.ema is not None else None
-    keep, clock = KeepWeights(best=recipe.keep == "best"), Clock()
-    patience = Patience(recipe.patience) if recipe.patience is not None else None
-    given = [callback for callback in (StopOnNaN(), average, patience) if callback is not None]
-    given += [RoundTrip(validation, conditional), keep, clock, *(callbacks or [])]
-    save, done = None, 0
-    if state is not None:
-        about = json.dumps([recipe.model_dump(mode="json"), train.name, train.size, limit, conditional])
-        save = SaveState(state, about, average, keep, clock, patience, state_seconds)
-        done = save.restore(model) if resume else 0
-        given.append(save)
-    batches = pipeline(
-        train,
-        batch_size,
-        shuffle=True,
-        seed=recipe.seed,
-        conditional=conditional,
-        repeat=True,
-        drop_remainder=True,
-        limit=limit,
-        skip=done * steps,
-    )
-    start = time.perf_counter()
-    history = model.fit(
-        batches,
-        epochs=recipe.epochs,
-        initial_epoch=done,
-        steps_per_epoch=steps,
-        validation_data=held_out,
-        callbacks=given,
-        verbose=verbose,
-    )
-    seconds = time.perf_counter() - start + sum(clock.epochs[:done])
-    logs = history.history if save is None else save.history
-    return Trained(model, logs, seconds, clock.epochs, keep.best_epoch + 1)
+        model.compile(optimizer, jit_compile=recipe.jit_compile)
+    return model
 
 
-def _steps(recipe: TrainingConfig, train: Source, limit: int | None) -> tuple[int, int]:
-    """Return the steps of one epoch, and the size of a batch."""
-    size = train.size if limit is None or train.size is None else min(limit, train.size)
-    batch_size = recipe.batch_size if size is None else min(recipe.batch_size, size)
-    steps = recipe.steps_per_epoch
-    if steps is None:
-        if size is None:
-            raise ValueError(f"The size of {train.name} is unknown: the recipe must name steps_per_epoch.")
-        steps = max(1, math.floor(size / batch_size))
-    return steps, batch_size
+class _Used:
+    """The callbacks of a recipe."""
 
+    def __init__(self, recipe: TrainingConfig, feed: Feed, saving: Saving | None) -> None:
+        self.keep, self.clock = KeepWeights(best=recipe.keep == "best"), Clock()
+        self._average = AverageWeights() if recipe.ema is not None else None
+        self._patience = Patience(recipe.patience) if recipe.patience is not None else None
+        self._round_trip = RoundTrip(feed.validation, feed.conditional)
+        self.save = None if saving is None else self._saving(saving, recipe, feed)
 
-def _jit(recipe: TrainingConfig, strategy: tf.distribute.Strategy) -> bool | str:
-    return "auto" if strategy.num_replicas_in_sync > 1 else recipe.jit_compile
+    def _saving(self, saving: Saving, recipe: TrainingConfig, feed: Feed) -> SaveState:
+        about = [
+            recipe.model_dump(mode="json"),
+            feed.train.name,
+            feed.train.size,
+            feed.limit,
+            feed.conditional,
+        ]
+        about.append(saving.about)
+        return SaveState(
+            saving,
+            feed.workers,
+            json.dumps(about),
+            feed.steps,
+            feed.batch_size,
+            keep=self.keep,
+            clock=self.clock,
+            average=self._average,
+            patience=self._patience,
+        )
+
+    def ordered(self, more: list[keras.callbacks.Callback]) -> list[keras.callbacks.Callback]:
+        first = None if self.save is None else self.save.first
+        found = [first, StopOnNaN(), self._average, self._patience, self._round_trip, self.keep, self.clock]
+        return [callback for callback in (*found, *more, self.save) if callback is not None]

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import os
+import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from flowzoo.models.saved_model import WEIGHTS_DTYPES
+from flowzoo.files import staged_folder
+from flowzoo.models.saved_model import check_weights_dtype, fill_saved_model
+from flowzoo.serving import ops, repository, warmup
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.\-]*")
 
 
 def export(
@@ -16,9 +22,14 @@ def export(
     name: str | None = None,
     version: int | None = None,
     weights_dtype: str = "float32",
-    overwrite: bool = False,
+    warmup_batch_sizes: Sequence[int] = warmup.BATCH_SIZES,
+    batching: bool = False,
 ) -> Path:
     """Write a model as one more version of its name; a server that watches the folder takes it.
+
+    The version appears whole or not at all, and a version that is there is never replaced: a server may have
+    loaded it. Beside the SavedModel of `Flow.export` it has warm-up requests, which have been run, and the
+    graph has been checked for operations that a stock server lacks.
 
     Args:
         model: a `flowzoo.Flow`.
@@ -26,20 +37,42 @@ def export(
         name: under which the model is served; None for the model's own.
         version: a whole number from 1; None for the one after the highest that is there.
         weights_dtype: as in `Flow.export`.
-        overwrite: replace a version that is there.
+        warmup_batch_sizes: numbers of examples with which a server calls each signature when it loads the
+            version; () for no warm-up.
+        batching: let a server that was started with --enable_batching and
+            --enable_per_model_batching_parameters merge requests to this version. `sample` and
+            `sample_and_log_prob` then cannot be called on it.
 
     Returns:
         The folder that was written, FOLDER/NAME/VERSION.
 
     Raises:
-        FileExistsError: the version is there and `overwrite` is False.
-        ValueError: `version` is not a whole number from 1, or an unknown `weights_dtype`.
+        FileExistsError: the version is there.
+        ValueError: an argument that is not accepted; an operation that a server lacks; a model that refuses
+            its own samples.
         OSError: it cannot be written.
     """
-    target = version_folder(Path(folder) / (name or model.name), version)
-    check_target(target, weights_dtype, overwrite)
-    model.export(target, weights_dtype=weights_dtype, overwrite=overwrite)
+    name = model.name if name is None else name
+    target = version_folder(Path(folder) / checked_name(name), version)
+    check_target(target, weights_dtype, warmup_batch_sizes)
+    with staged_folder(target) as staged:
+        fill_saved_model(model, staged, weights_dtype, str(target))
+        ops.check_servable(staged)
+        warmup.write_warmup(model, staged, name, warmup_batch_sizes, batched=batching)
+        if batching:
+            text = repository.batching_parameters()
+            (staged / repository.MODEL_BATCHING).write_text(text, encoding="utf-8")
     return target
+
+
+def checked_name(name: str) -> str:
+    """Return a name of a model that URLs and folders can have, else raise ValueError."""
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        raise ValueError(
+            f"name takes letters, digits and '_', '.', '-', and begins with a letter or digit. "
+            f"Received: {name!r}"
+        )
+    return name
 
 
 def version_folder(folder: Path, version: int | None) -> Path:
@@ -52,13 +85,11 @@ def version_folder(folder: Path, version: int | None) -> Path:
     return folder / str(version)
 
 
-def check_target(target: Path, weights_dtype: str, overwrite: bool) -> None:
+def check_target(
+    target: Path, weights_dtype: str, warmup_batch_sizes: Sequence[int] = warmup.BATCH_SIZES
+) -> None:
     """Refuse what could not be written, before a model is loaded for it."""
-    if weights_dtype not in WEIGHTS_DTYPES:
-        raise ValueError(
-            f"weights_dtype takes one of {', '.join(WEIGHTS_DTYPES)}. Received: {weights_dtype!r}"
-        )
-    if target.exists() and not overwrite:
-        raise FileExistsError(
-            f"{target} exists: choose another version, or replace it (overwrite=True, or --overwrite)."
-        )
+    check_weights_dtype(weights_dtype)
+    warmup.check_batch_sizes(warmup_batch_sizes)
+    if target.exists():
+        raise FileExistsError(f"{target} exists, and a server may have loaded it: choose another version.")

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from flowzoo import __version__
-from flowzoo.cli import catalogue, making, picturing, sampling, scoring
+from flowzoo.cli import catalogue, exports, making, picturing, piping, sampling, scoring, serving, sharding
 from flowzoo.cli.codes import MEANINGS, Code, code_of
 from flowzoo.cli.quiet import debugging
 
@@ -117,6 +117,23 @@ _COMMANDS: tuple[tuple[str, Callable[..., Any], Sequence[str]], ...] = (
             "flowzoo train realnvp_mnist --epochs 1 --limit 1000 --out runs --json",
             "flowzoo train glow_celeba --pictures holidays/ --size 32 --as glow_holidays --previews 5",
             "flowzoo train glow_celeba --pictures holidays/ --size 32 --as glow_holidays --resume",
+            "flowzoo train glow_celeba --strategy multiworker --state-seconds 300 --resume",
+        ],
+    ),
+    (
+        "shards",
+        sharding.shards,
+        [
+            "flowzoo shards moons --out moons_shards -o num_examples=1000000 --num-shards 64",
+            "flowzoo shards csv --out table_shards -o path=table.csv -o label=kind --num-shards 16 --json",
+        ],
+    ),
+    (
+        "pipeline",
+        piping.pipeline,
+        [
+            "flowzoo pipeline maf_moons",
+            "flowzoo pipeline maf_moons --data tfrecords -o path=moons_shards --workers 4 --json",
         ],
     ),
     (
@@ -129,8 +146,22 @@ _COMMANDS: tuple[tuple[str, Callable[..., Any], Sequence[str]], ...] = (
     ),
     (
         "export",
-        making.export,
-        ["flowzoo export realnvp_mnist served", "flowzoo export realnvp_mnist served --version 7"],
+        exports.export,
+        [
+            "flowzoo export realnvp_mnist served",
+            "flowzoo export realnvp_mnist served --version 7 --weights-dtype bfloat16",
+            "flowzoo export --all served",
+            "flowzoo export --all served --pattern '*_moons' --base-path /models",
+        ],
+    ),
+    (
+        "serve",
+        serving.serve,
+        [
+            "flowzoo serve realnvp_mnist",
+            "flowzoo serve served/ --port 8500 --rest-port 8501",
+            "flowzoo serve realnvp_mnist --dry-run",
+        ],
     ),
     ("verify", catalogue.verify, ["flowzoo verify realnvp_mnist", "flowzoo verify --all"]),
     ("doctor", catalogue.doctor, ["flowzoo doctor", "flowzoo doctor --json"]),

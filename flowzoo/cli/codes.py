@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 from enum import IntEnum
 
-from flowzoo.errors import MissingDataError, UnknownNameError, WeightsError
+from flowzoo.errors import MissingDataError, NoServerError, ServingError, UnknownNameError, WeightsError
 
 
 class Code(IntEnum):
@@ -34,6 +35,8 @@ _CODES: tuple[tuple[type[BaseException], Code], ...] = (
     (UnknownNameError, Code.UNKNOWN_NAME),
     (WeightsError, Code.WEIGHTS),
     (MissingDataError, Code.MISSING_DATA),
+    (NoServerError, Code.FAILURE),
+    (ServingError, Code.FAILURE),
     (ValueError, Code.USAGE),
     (TypeError, Code.USAGE),
     (FileNotFoundError, Code.USAGE),
@@ -45,6 +48,12 @@ _CODES: tuple[tuple[type[BaseException], Code], ...] = (
 )
 
 
+# What the system says of a path that can be none, where Python has no class for it.
+_PATH_ERRORS = (errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL)
+
+
 def code_of(error: BaseException) -> Code:
     """Returns the exit code with which a command ends after `error`."""
+    if isinstance(error, OSError) and error.errno in _PATH_ERRORS:
+        return Code.USAGE
     return next((code for kind, code in _CODES if isinstance(error, kind)), Code.FAILURE)

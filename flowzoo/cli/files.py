@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from flowzoo.arrays import npz_names, read_npy, read_npz
 from flowzoo.errors import DataError
 from flowzoo.files import write_atomic
 
@@ -89,37 +90,48 @@ def read_examples(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
         raise
     except (OSError, ValueError, KeyError, EOFError) as error:
         raise DataError(f"{path} cannot be read as {suffix or 'a folder of images'}: {error}") from error
-    if x.ndim < 2 or x.dtype.kind not in "uif":
+    if x.ndim < 2 or x.dtype.kind not in "uif" or not x.size:
         raise DataError(f"{path}: examples are numbers [n, ...]. Received: {x.dtype} of shape {x.shape}.")
+    _check_finite(x, f"{path}: ")
+    if condition is not None:
+        if condition.dtype.kind not in "uif" or condition.ndim < 1 or len(condition) != len(x):
+            received = f"{condition.dtype} of shape {condition.shape}"
+            raise DataError(f"{path}: conditions are numbers [{len(x)}, ...]. Received: {received}.")
+        _check_finite(condition, f"{path}, condition: ")
+    return x, condition
+
+
+def _check_finite(x: np.ndarray, where: str) -> None:
     bad = np.flatnonzero(~np.isfinite(x.reshape(len(x), -1)).all(-1))
     if len(bad):
-        raise DataError(f"{path}: NaN or inf in {len(bad)} of {len(x)} examples, first in number {bad[0]}.")
-    return x, condition
+        raise DataError(f"{where}NaN or inf in {len(bad)} of {len(x)} examples, first in number {bad[0]}.")
 
 
 def _read(path: Path, suffix: str) -> tuple[np.ndarray, np.ndarray | None]:
     if path.is_dir() or suffix in IMAGE_SUFFIXES:
         return _read_images(path), None
     if suffix == ".npy":
-        return np.load(path, allow_pickle=False), None
+        return read_npy(path), None
     if suffix == ".npz":
         return _read_npz(path)
     return _read_table(path, suffix), None
 
 
 def _read_npz(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
-    with np.load(path, allow_pickle=False) as content:
-        arrays = dict(content)
+    names = npz_names(path)
+    arrays = read_npz(path, [name for name in names if name in ("x", "condition") or len(names) == 1])
     key = "x" if "x" in arrays else next(iter(arrays), None) if len(arrays) == 1 else None
     if key is None:
-        raise DataError(f"{path}: no array 'x' among {sorted(arrays)}.")
+        raise DataError(f"{path}: no array 'x' among {sorted(names)}.")
     return arrays[key], arrays.get("condition")
 
 
 def _read_table(path: Path, suffix: str) -> np.ndarray:
     import pandas as pd
 
-    frame: Any = pd.read_csv(path) if suffix == ".csv" else pd.read_parquet(path)
+    from flowzoo.data.frames import read_csv, read_parquet
+
+    frame: Any = read_csv(path) if suffix == ".csv" else read_parquet(path)
     words = [str(name) for name in frame.columns if not pd.api.types.is_numeric_dtype(frame[name])]
     if words:
         raise DataError(f"{path}: the columns {words} do not hold numbers; leave them out.")
@@ -127,7 +139,7 @@ def _read_table(path: Path, suffix: str) -> np.ndarray:
 
 
 def _read_images(path: Path) -> np.ndarray:
-    from PIL import Image
+    from flowzoo.data.decoding import decoded
 
     names = sorted(path.iterdir()) if path.is_dir() else [path]
     names = [name for name in names if name.suffix.lower() in IMAGE_SUFFIXES]
@@ -135,8 +147,7 @@ def _read_images(path: Path) -> np.ndarray:
         raise DataError(f"{path}: no images ({', '.join(IMAGE_SUFFIXES)}) in this folder.")
     images = []
     for name in names:
-        with Image.open(name) as image:
-            pixels = np.asarray(image.convert("L" if image.mode in ("1", "L") else "RGB"))
+        pixels = np.asarray(decoded(name.read_bytes(), None, str(name), upright=False))
         images.append(pixels if pixels.ndim == 3 else pixels[..., None])
         if images[-1].shape != images[0].shape:
             raise DataError(f"{name} is {images[-1].shape}, but {names[0].name} is {images[0].shape}.")

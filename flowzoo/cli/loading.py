@@ -57,7 +57,7 @@ def config_of(name: str) -> EntryConfig:
         return registry.get_config(name)
     folder = Path(name.removeprefix("path:"))
     card: Any = weights.read_card(folder)
-    return parse_config(card["config"], str(folder / "card.json"))
+    return parse_config(card.get("config"), str(folder / "card.json"))
 
 
 def metric_text(card: Mapping[str, Any] | None) -> str:
@@ -68,4 +68,6 @@ def metric_text(card: Mapping[str, Any] | None) -> str:
 
 def _metric(card: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
     metric = (card or {}).get("metric")
-    return metric if isinstance(metric, Mapping) else None
+    if not isinstance(metric, Mapping) or metric.get("unit") not in cards.UNITS:
+        return None
+    return metric if isinstance(metric.get("value"), int | float) else None

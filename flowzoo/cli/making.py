@@ -1,4 +1,4 @@
-"""`flowzoo train` and `flowzoo export`: makes weights, and SavedModels from them."""
+"""`flowzoo train`: makes weights."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ import typer
 
 from flowzoo import registry
 from flowzoo.cli.console import Talk
-from flowzoo.cli.loading import load_model
-from flowzoo.cli.options import DataDir, Json, Limit, Name, SourceOption, WeightsSource, source_options
+from flowzoo.cli.options import DataDir, Json, Limit, Name, SourceOption, source_options
 from flowzoo.cli.quiet import import_tensorflow
 
 
@@ -20,7 +19,10 @@ def train(
         Path, typer.Option("--out", metavar="DIR", help="The result is written to DIR/NAME.")
     ] = Path("runs"),
     epochs: Annotated[int | None, typer.Option(min=1, help="Else as the entry's file says.")] = None,
-    strategy: Annotated[str, typer.Option(help="auto (all GPUs of this machine), one, mirrored …")] = "auto",
+    strategy: Annotated[
+        str,
+        typer.Option(help="auto (all GPUs of this machine), one, mirrored, or multiworker (see TF_CONFIG)."),
+    ] = "auto",
     seed: Annotated[
         int | None, typer.Option(min=0, max=2**31 - 1, help="Else as the entry's file says.")
     ] = None,
@@ -39,6 +41,12 @@ def train(
         str | None, typer.Option("--as", metavar="NAME", help="The name of what is trained on other data.")
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on where a training was stopped.")] = False,
+    state_seconds: Annotated[
+        float, typer.Option(min=0, metavar="S", help="Write what --resume goes on from every S seconds.")
+    ] = 60.0,
+    state_steps: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Write it every N steps as well.")
+    ] = None,
     previews: Annotated[
         int | None,
         typer.Option(min=1, metavar="N", help="Draw samples every N epochs, as PNG and for TensorBoard."),
@@ -69,6 +77,8 @@ def train(
             data=own,
             rename=rename,
             resume=resume,
+            state_seconds=state_seconds,
+            state_steps=state_steps,
             previews=previews,
             verbose=0 if quiet else 1 if talk.on_terminal else 2,
         )
@@ -105,31 +115,3 @@ def _line(result: Any) -> dict[str, Any]:
         "path": result.path,
         "seconds": result.seconds,
     }
-
-
-def export(
-    name: Name,
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="The model is written to DIR/NAME/VERSION.")],
-    version: Annotated[
-        int | None, typer.Option(min=1, help="Else the one after the highest that is there, 1 at first.")
-    ] = None,
-    weights_dtype: Annotated[
-        str, typer.Option(help="How weights are stored: float32, float16 or bfloat16.")
-    ] = "float32",
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a version that is there.")] = False,
-    source: WeightsSource = None,
-    as_json: Json = False,
-) -> None:
-    """Export an entry as a SavedModel with the signatures log_prob, sample, to_latent and from_latent."""
-    talk = Talk(as_json)
-    registry.get_config(name)
-    import_tensorflow()
-    from flowzoo import exporting
-
-    target = exporting.version_folder(folder / name, version)
-    exporting.check_target(target, weights_dtype, overwrite)
-    model = load_model(name, source, talk)
-    model.export(target, weights_dtype=weights_dtype, overwrite=overwrite)
-    talk.say(f"Wrote {target}. Serve it with TensorFlow Serving:")
-    talk.say(f"  tensorflow_model_server --model_name={name} --model_base_path={target.parent.resolve()}")
-    talk.result({"name": name, "path": target, "version": int(target.name)})

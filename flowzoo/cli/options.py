@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 import typer
 
+from flowzoo.data import source_info
 from flowzoo.errors import DataError
 
 if TYPE_CHECKING:
@@ -72,6 +73,20 @@ def source_options(given: list[str] | None) -> dict[str, Any]:
         except yaml.YAMLError as error:
             raise ValueError(f"--option {key}: the value is not YAML. Received: {value!r}.") from error
     return options
+
+
+def placed(source: str, data_dir: Path | None) -> dict[str, Any]:
+    """Returns --data-dir as an option of a data source.
+
+    Raises:
+        UnknownNameError: No source has the name.
+        ValueError: The source reads no data folder.
+    """
+    if data_dir is None:
+        return {}
+    if "data_dir" not in source_info(source).options:
+        raise ValueError(f"--data-dir does not apply to the source {source!r}, which reads no data folder.")
+    return {"data_dir": data_dir}
 
 
 def condition_for(model: Flow, total: int, labels: str | None, condition: str | None) -> np.ndarray | None:

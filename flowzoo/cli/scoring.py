@@ -24,6 +24,7 @@ from flowzoo.cli.options import (
     Split,
     WeightsSource,
     chunks,
+    placed,
     source_options,
 )
 from flowzoo.errors import DataError
@@ -91,7 +92,7 @@ def evaluate(
         raise DataError(
             f"{name} names no data set. Score your own: flowzoo score {name} --data FILE --out FILE"
         )
-    options = {**config.data.options, **_placed(config.data.source, data_dir)}
+    options = {**config.data.options, **placed(config.data.source, data_dir)}
     opened = data.open_source(config.data.source, split, **options)
     x, condition = opened.head(limit)
     model = load_model(name, source, talk)
@@ -114,16 +115,8 @@ def _examples(
             raise ValueError(f"--option belongs to data sources, but {given} is a file.")
         x, condition = read_examples(path)
         return x[:limit], None if condition is None else condition[:limit]
-    options = {**source_options(option), **_placed(given, data_dir)}
+    options = {**source_options(option), **placed(given, data_dir)}
     return data.open_source(given, split, **options).head(limit)
-
-
-def _placed(source: str, data_dir: Path | None) -> dict[str, Any]:
-    if data_dir is None:
-        return {}
-    if "data_dir" not in data.source_info(source).options:
-        raise ValueError(f"--data-dir does not apply to the source {source!r}, which reads no data folder.")
-    return {"data_dir": data_dir}
 
 
 def _scores(

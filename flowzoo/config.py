@@ -114,6 +114,10 @@ class TrainingConfig(_Part):
         validation_batch_size: Examples a validation step, or None for `batch_size`.
         patience: Epochs without a better validation loss after which training stops, or None to never stop.
         keep: Which weights are kept: those of the best validation loss or the last ones.
+        precision: Of the hidden layers in training; weights, latents and log-determinants are float32 always,
+            and so is all of the published flow. "mixed_bfloat16" is for GPUs.
+        round_trip_every: Epochs between two measurements of the round trip (of a continuous flow they can
+            take as long as an epoch). Of mixed precision none are made: what is published is float32.
     """
 
     epochs: Count
@@ -126,6 +130,8 @@ class TrainingConfig(_Part):
     validation_batch_size: Count | None = None
     patience: Count | None = None
     keep: Literal["best", "last"] = "best"
+    precision: Literal["float32", "mixed_bfloat16"] = "float32"
+    round_trip_every: Count = 1
 
 
 class Published(_Part):

@@ -7,6 +7,7 @@ import pytest
 
 from benchmarks import ours, serving
 from benchmarks.families import FAMILIES
+from benchmarks.kernel_distance import KernelDistance, squared_mmd
 from benchmarks.side_by_side import as_table
 from benchmarks.tables import BATCH, Table
 
@@ -72,3 +73,23 @@ def test_the_table_of_serving_gives_ratios() -> None:
     found = {"machine": "m", "runs": [{**run, "exported": side(1.0), "keras": side(4.0)}]}
     row = serving.as_table(found).splitlines()[-1]
     assert row == "| maf | sample | 1 | 8 | 1.00 / 2.00 | x 0.25 | x 0.25 | x 0.25 | x 4.00 |"
+
+
+def test_the_kernel_distance_is_zero_between_equal_distributions_and_grows() -> None:
+    rng = np.random.default_rng(0)
+    a, b, moved, wider = (
+        shift + scale * rng.normal(size=(400, 8)) for shift, scale in ((0, 1), (0, 1), (0.5, 1), (0, 1.5))
+    )
+    repeats = [squared_mmd(rng.normal(size=(400, 8)), rng.normal(size=(400, 8))) for _ in range(20)]
+    assert abs(np.mean(repeats)) < 3 * np.std(repeats) / np.sqrt(20)  # unbiased: it is as often below zero
+    assert squared_mmd(a, b) < 5 * np.std(repeats) < min(squared_mmd(a, moved), squared_mmd(a, wider))
+
+
+def test_the_kernel_distance_of_faces_sees_noise() -> None:
+    pytest.importorskip("mtcnn", reason="mtcnn is not installed: pip install -e '.[benchmarks]'")
+    rng = np.random.default_rng(0)
+    smooth = np.repeat(np.repeat(rng.integers(0, 256, (300, 8, 8, 3)), 8, 1), 8, 2).astype("uint8")
+    noise = rng.integers(0, 256, (100, 64, 64, 3)).astype("uint8")
+    distance = KernelDistance(smooth[:100], smooth[100:200])
+    floor, _ = distance(smooth[200:])
+    assert floor < 0.1 * distance(noise)[0]

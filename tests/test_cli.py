@@ -317,6 +317,25 @@ def test_a_condition_that_the_model_does_not_take_is_refused(run, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_flow_matching_is_sampled_with_the_solver_that_is_named(run, tmp_path):
+    import flowzoo
+
+    target = tmp_path / "x.npy"
+    named = ("--solver", "euler", "--steps", 2)
+    code, _, err = run(
+        "sample", "test_flow_matching", "--num", 3, "--label", 1, "--seed", 1, *named, "--out", target
+    )
+    assert code == 0, err
+    wanted = flowzoo.load("test_flow_matching").sample(3, 1, seed=1, solver="euler", steps=2)
+    np.testing.assert_allclose(np.load(target), wanted, rtol=1e-6)
+    code, _, err = run("sample", "test_flow_matching", "--label", 1, "--solver", "eulr", "--out", target)
+    assert code == codes.Code.USAGE
+    assert "'euler'" in err
+    code, _, err = run("sample", "test_nice", "--steps", 2, "--out", target)
+    assert code == codes.Code.USAGE
+    assert "no --steps" in err
+
+
 def test_labels_are_given_to_the_samples_in_turn(run, tmp_path):
     import flowzoo
 

@@ -14,12 +14,13 @@ from PIL import Image
 
 import flowzoo
 from flowzoo import registry
-from flowzoo.config import OptimizerConfig, parse_config
+from flowzoo.config import OptimizerConfig, TrainingConfig, parse_config
 from flowzoo.data import Source, open_source
 from flowzoo.layers import DiagonalScaling
-from flowzoo.models import Flow
+from flowzoo.models import Flow, RealNVP
 from flowzoo.training.callbacks import RoundTrip, StopOnNaN
 from flowzoo.training.optimizers import Trapezoid, make_optimizer
+from flowzoo.training.recipe import train_recipe
 
 
 class Lossy(DiagonalScaling):
@@ -53,6 +54,27 @@ def test_a_recipe_logs_the_round_trip_of_each_epoch(tmp_path: Any) -> None:
     assert len(errors) == 2 and 0 <= min(errors) and 0 < max(errors) < 1e-3
     trained = flowzoo.info("test_nice").to_dict()["measured"]["training"]
     assert trained["epochs"] > 2
+
+
+def test_the_round_trip_is_logged_as_often_as_the_recipe_says() -> None:
+    trip = RoundTrip(normal(), conditional=False, every=2)
+    trip.set_model(Flow([DiagonalScaling()], event_shape=(3,)))
+    logged: list[dict[str, Any]] = [{} for _ in range(4)]
+    for epoch, logs in enumerate(logged):
+        trip.on_epoch_end(epoch, logs)
+    assert ["val_round_trip" in logs for logs in logged] == [False, True, False, True]
+
+
+@pytest.mark.parametrize("precision", ["float32", "mixed_bfloat16"])
+def test_hidden_layers_train_in_the_precision_of_the_recipe(precision: str) -> None:
+    recipe = TrainingConfig(epochs=1, batch_size=32, precision=precision)  # type: ignore[arg-type]
+    trained = train_recipe(lambda: RealNVP((3,)), recipe, normal(), normal(), verbose=0)
+    hidden = {layer.compute_dtype for layer in trained.model._flatten_layers() if "hidden" in layer.name}
+    assert hidden == ({"bfloat16"} if precision == "mixed_bfloat16" else {"float32"})
+    assert {weight.dtype for weight in trained.model.trainable_weights} == {"float32"}
+    assert trained.model.log_prob(np.zeros((1, 3), "float32")).dtype == tf.float32
+    assert keras.config.dtype_policy().name == "float32"  # as before
+    assert ("val_round_trip" in trained.history) == (precision == "float32")
 
 
 def test_training_ends_at_a_loss_that_is_no_number() -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import typer
@@ -36,6 +37,17 @@ def sample(
         str | None,
         typer.Option(metavar="NUMBERS|FILE", help="The condition: 0.5,1.2 or a .npy or .csv file."),
     ] = None,
+    guidance: Annotated[
+        float | None,
+        typer.Option(metavar="W", help="Weight of classifier-free guidance, of models that have it."),
+    ] = None,
+    solver: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Of flow matching: euler, midpoint, heun, rk4 or dopri5."),
+    ] = None,
+    steps: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Of flow matching: steps of a solver but dopri5.")
+    ] = None,
     source: WeightsSource = None,
     as_json: Json = False,
 ) -> None:
@@ -47,8 +59,9 @@ def sample(
     model = load_model(name, source, talk)
     seed = fresh_seed(seed)
     conditions = condition_for(model, num, label, condition)
+    options = {"temperature": temperature} | _taken(model, guidance=guidance, solver=solver, steps=steps)
     start = time.perf_counter()
-    samples = _draw(model, num, conditions, temperature, seed, talk)
+    samples = _draw(model, num, conditions, options, seed, talk)
     seconds = time.perf_counter() - start
     if out.suffix.lower() == ".png":
         plots.preview(samples, out, maximum=plots.white(model.num_values))
@@ -56,12 +69,25 @@ def sample(
         arrays = {"x": samples} if conditions is None else {"x": samples, "condition": conditions}
         write_arrays(out, arrays)
     talk.say(f"Wrote {out}: {num} samples at temperature {temperature:g} in {seconds:.1f} s (--seed {seed}).")
-    shape = list(samples.shape)
-    talk.result({"name": name, "path": out, "shape": shape, "seed": seed, "temperature": temperature})
+    talk.result({"name": name, "path": out, "shape": list(samples.shape), "seed": seed, **options})
+
+
+def _taken(model: Flow, **given: Any) -> dict[str, Any]:
+    """Return what was given of the arguments that only some models' `sample` takes.
+
+    Raises:
+        ValueError: the model takes no such argument.
+    """
+    wanted = {name: value for name, value in given.items() if value is not None}
+    for name, value in wanted.items():
+        if name not in inspect.signature(model.sample).parameters:
+            kind = type(model).__name__
+            raise ValueError(f"{model.name} is a {kind}, whose samples take no --{name}. Received: {value}")
+    return wanted
 
 
 def _draw(
-    model: Flow, num: int, conditions: np.ndarray | None, temperature: float, seed: int, talk: Talk
+    model: Flow, num: int, conditions: np.ndarray | None, options: dict[str, Any], seed: int, talk: Talk
 ) -> np.ndarray:
     """Samples in chunks; the first chunk has the seed itself, so that it equals `model.sample`."""
     parts = chunks(num, int(np.prod(model.event_shape)))
@@ -70,7 +96,7 @@ def _draw(
         given = None if conditions is None else conditions[part]
         noise = seed if index == 0 else _child(seed, index)
         count = part.stop - part.start
-        drawn.append(np.asarray(model.sample(count, condition=given, temperature=temperature, seed=noise)))
+        drawn.append(np.asarray(model.sample(count, condition=given, seed=noise, **options)))
     return np.concatenate(drawn)
 
 

@@ -8,7 +8,7 @@ import keras
 import tensorflow as tf
 
 from flowzoo.bijectors import elementwise
-from flowzoo.layers.base import FlowLayer, LayerCase, Shape, sum_event
+from flowzoo.layers.base import FlowLayer, LayerCase, Shape, constant_log_det, event_size
 
 
 def moments(x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
@@ -60,13 +60,17 @@ class DataAffine(FlowLayer):
     def _affine(self) -> Any:
         return elementwise.affine(tf.convert_to_tensor(self.shift), tf.convert_to_tensor(self.log_scale))
 
+    def _total(self, log_det: tf.Tensor) -> tf.Tensor:
+        """Return the log-determinant of an example from that of one place."""
+        return tf.reduce_sum(log_det) * (event_size(self.event_shape) // self.event_shape[-1])
+
     def _forward(self, z: tf.Tensor, condition: tf.Tensor | None) -> tuple[tf.Tensor, tf.Tensor]:
         x, log_det = elementwise.forward(self._affine(), z)
-        return x, sum_event(tf.broadcast_to(log_det, tf.shape(z)))
+        return x, constant_log_det(self._total(log_det), z)
 
     def _inverse(self, x: tf.Tensor, condition: tf.Tensor | None) -> tuple[tf.Tensor, tf.Tensor]:
         z, log_det = elementwise.inverse(self._affine(), x)
-        return z, sum_event(tf.broadcast_to(log_det, tf.shape(x)))
+        return z, constant_log_det(self._total(log_det), x)
 
     def data_init(self, x: Any, condition: Any = None) -> tf.Tensor:
         """Set shift and scale from `x`, unless they were set before, and return its latent."""

@@ -110,6 +110,7 @@ class Repeat(FlowLayer):
             name=weight.name,
         )
         stacked.element_rank = len(weight.shape)
+        stacked.needs_half = getattr(weight, "needs_half", False)
         return stacked
 
     def _rows(self) -> list[tf.TensorArray]:

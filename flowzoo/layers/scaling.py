@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from flowzoo.bijectors import elementwise
 from flowzoo.layers.actnorm import moments
-from flowzoo.layers.base import FlowLayer, LayerCase, Shape, event_size, sum_event
+from flowzoo.layers.base import FlowLayer, LayerCase, Shape, constant_log_det, event_size
 
 
 @keras.saving.register_keras_serializable("flowzoo")
@@ -74,8 +74,8 @@ class DiagonalScaling(FlowLayer):
 
     def _forward(self, z: tf.Tensor, condition: tf.Tensor | None) -> tuple[tf.Tensor, tf.Tensor]:
         x, log_det = elementwise.forward(self._affine(), z)
-        return x, sum_event(tf.broadcast_to(log_det, tf.shape(z)))
+        return x, constant_log_det(tf.reduce_sum(log_det), z)
 
     def _inverse(self, x: tf.Tensor, condition: tf.Tensor | None) -> tuple[tf.Tensor, tf.Tensor]:
         z, log_det = elementwise.inverse(self._affine(), x)
-        return z, sum_event(tf.broadcast_to(log_det, tf.shape(x)))
+        return z, constant_log_det(tf.reduce_sum(log_det), x)

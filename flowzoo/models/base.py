@@ -221,6 +221,10 @@ class Flow(Trainable, keras.Model):
         condition = checks.condition(self, condition, tf.shape(x)[0])
         return self._graphs.log_prob(x, condition, random.as_seed(0 if seed is None else seed))
 
+    def golden_log_prob(self, x: Any, condition: Any = None) -> tf.Tensor:
+        """Return the log_prob that a published folder keeps of a few examples, compared at each load."""
+        return self.log_prob(x, condition)
+
     def bits_per_dim(self, x: Any, condition: Any = None, seed: Any = None) -> tf.Tensor:
         """Return -log_prob / (D ln 2), [batch]; arguments and errors as `log_prob`.
 

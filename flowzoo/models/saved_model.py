@@ -44,7 +44,8 @@ def fill_saved_model(flow: Any, folder: Path, weights_dtype: str, target: str) -
     The weights are copies, listed in the order of `flow.weights`, so that the checkpoint inside
     (variables/variables, keys weights/<i>) can be read back without the graph. In half precision or
     int8 only kernels and matrices are stored so: scales and shifts of data need the range of float32.
-    Beside int8 numbers stand their scales (keys scales/<i>); see `flowzoo.quantization`.
+    Beside int8 numbers stand their scales (keys scales/<i>); see `flowzoo.quantization`. A weight whose
+    attribute `needs_half` is true is stored in float16 instead.
 
     Args:
         flow: the flow.
@@ -116,4 +117,6 @@ def _stored(weight: Any, weights_dtype: str) -> tuple[Any, Any]:
         return tf.cast(value, weights_dtype), None
     if np.prod(value.shape[value.shape.rank - rank :]) < quantization.SMALLEST:
         return value, None
+    if getattr(weight, "needs_half", False):
+        return tf.cast(value, "float16"), None
     return quantization.quantize(value, rank, weight.path)

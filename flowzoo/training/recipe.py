@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
@@ -116,13 +117,24 @@ def train_recipe(
 
 
 def _compiled(make: Callable[[], Any], recipe: TrainingConfig, feed: Feed) -> Any:
-    with feed.strategy.scope():
+    with feed.strategy.scope(), _dtype_policy(recipe.precision):
         model = make()
         model.seed = recipe.seed
         decay_steps = feed.steps * (recipe.optimizer.decay_epochs or recipe.epochs)
         optimizer = make_optimizer(recipe.optimizer, decay_steps, recipe.ema)
         model.compile(optimizer, jit_compile=recipe.jit_compile)
     return model
+
+
+@contextlib.contextmanager
+def _dtype_policy(name: str) -> Iterator[None]:
+    """Build under a global dtype policy: layers take it when they are made."""
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(name)
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(before)
 
 
 class _Used:
@@ -132,7 +144,10 @@ class _Used:
         self.keep, self.clock = KeepWeights(best=recipe.keep == "best"), Clock()
         self._average = AverageWeights() if recipe.ema is not None else None
         self._patience = Patience(recipe.patience) if recipe.patience is not None else None
-        self._round_trip = RoundTrip(feed.validation, feed.conditional)
+        measured = recipe.precision == "float32"
+        self._round_trip = (
+            RoundTrip(feed.validation, feed.conditional, every=recipe.round_trip_every) if measured else None
+        )
         self.save = None if saving is None else self._saving(saving, recipe, feed)
 
     def _saving(self, saving: Saving, recipe: TrainingConfig, feed: Feed) -> SaveState:

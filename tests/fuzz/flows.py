@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -97,6 +98,7 @@ class World:
 
     flows: list[Flow]
     weights: list[list[np.ndarray]]
+    fits: Counter[str] = field(default_factory=Counter)
 
 
 @dataclass(frozen=True)
@@ -222,6 +224,9 @@ def attempt(world: World, given: Given) -> str:
     """Call; a log_prob may be -infinity, and all else that comes back must be finite."""
     flow = world.flows[given.flow]
     if given.method == "fit":
+        world.fits[flow.name] += 1
+        if world.fits[flow.name] % 100 == 0:
+            flow.compile()  # Keras keeps a graph of some megabytes for each shape and dtype
         return _fit(flow, world.weights[given.flow], given.arguments)
     result = getattr(flow, given.method)(**given.arguments)
     parts = result if isinstance(result, tuple) else (result,)

@@ -53,6 +53,9 @@ def measure(
     entries: Annotated[list[str], typer.Argument(help="Face entries.")],
     num: Annotated[int, typer.Option(help="Samples at each temperature.")] = 500,
     temperatures: Annotated[str, typer.Option(help="Numbers.")] = "0.7,0.8,0.9,1",
+    steps: Annotated[
+        int | None, typer.Option(help="Draw with so many steps of midpoint (flow matching).")
+    ] = None,
     neighbours: Annotated[
         Path | None, typer.Option(help="A folder for sheets of nearest neighbours.")
     ] = None,
@@ -70,7 +73,7 @@ def measure(
         distances = {"real": distance(train[2000:])}
         seconds = time.perf_counter()
         for temperature in track([float(t) for t in temperatures.split(",")], name):
-            samples = _samples(model, num, temperature)
+            samples = _samples(model, num, temperature, steps)
             shares[f"{temperature:g}"] = face_share(samples)
             distances[f"{temperature:g}"] = distance(samples)
         seconds = (time.perf_counter() - seconds) / (num * (len(shares) - 2))
@@ -78,6 +81,7 @@ def measure(
             "face_share": shares,
             "kernel_distance": distances,
             "num": num,
+            "steps": steps,
             "seconds_a_sample": seconds,
             "round_trip": _round_trips(model, real, noise),
             "finite": _all_finite(model, real, noise),
@@ -89,9 +93,11 @@ def measure(
     out.with_suffix(".md").write_text(as_table(found))
 
 
-def _samples(model: Any, num: int, temperature: float) -> np.ndarray:
+def _samples(model: Any, num: int, temperature: float, steps: int | None) -> np.ndarray:
+    options = {} if steps is None else {"solver": "midpoint", "steps": steps}
     parts = [
-        model.sample(min(64, num - i), temperature=temperature, seed=SEED + i) for i in range(0, num, 64)
+        model.sample(min(64, num - i), temperature=temperature, seed=SEED + i, **options)
+        for i in range(0, num, 64)
     ]
     return np.concatenate([np.asarray(part) for part in parts])
 

@@ -100,7 +100,7 @@ def _config_of(card: dict[str, Any], entry: EntryConfig, weights_dtype: str) -> 
 def _snapshot(config: EntryConfig, card: dict[str, Any]) -> dict[str, Any]:
     content = config.model_dump(mode="json")
     content["weights"].pop("sha256")
-    return {**content, "model": card["config"]["model"]}
+    return {**content, **{key: card["config"][key] for key in ("model", "data", "training")}}
 
 
 def _same_split(config: EntryConfig, card: dict[str, Any], data_dir: Any) -> Source:

@@ -307,7 +307,7 @@ def test_files_and_variables_named_exist(document: Path) -> None:
 
 def test_the_two_commands_are_there() -> None:
     text = README.read_text(encoding="utf-8")
-    assert "pip install . && flowzoo sample realnvp_mnist --num 64 --out digits.png" in text
+    assert "pip install . && flowzoo sample glow_celeba --num 64 --temperature 0.7 --out faces.png" in text
     assert "pip install -e '.[test]' && pytest" in text
 
 

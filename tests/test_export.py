@@ -280,8 +280,9 @@ def test_eight_bits_are_read_alike_with_and_without_the_graph(
     changed = [not np.array_equal(a, w) for a, w in zip(read, flow.weights, strict=True)]
     stored = [len(w.shape) >= 2 and w.trainable and np.prod(w.shape) >= 32 for w in flow.weights]
     assert any(changed) and not any(c and not s for c, s in zip(changed, stored, strict=True))
-    for got, weight in zip(read, flow.weights, strict=True):
-        assert got.dtype == weight.dtype
+    for got, weight, wide in zip(read, flow.weights, stored, strict=True):
+        exact = "int8" if len(weight.shape) >= 2 and not weight.trainable else weight.dtype  # permutations
+        assert got.dtype == ("float16" if wide and getattr(weight, "needs_half", False) else exact)
         want = np.asarray(weight, "float64")
         assert np.abs(got - want).max() <= np.abs(want).max() / 253
     call = tf.saved_model.load(str(tmp_path / "1")).signatures

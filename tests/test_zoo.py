@@ -132,11 +132,11 @@ def test_everything_trained_is_published() -> None:
     assert folders == set(TRAINED)
 
 
-# Splines and transformers take half a minute for 500 digits.
+# Splines and transformers take half a minute for 500 digits, continuous flows for four.
 DIGITS = [
-    pytest.param(name, marks=pytest.mark.slow if name.startswith(("nsf", "tarflow")) else ())
+    pytest.param(name, marks=pytest.mark.slow if name.startswith(("nsf", "tarflow", "flow_matching")) else ())
     for name in TRAINED
-    if name.endswith("_mnist")
+    if registry.get_config(name).data.source == "mnist"
 ]
 
 
@@ -150,9 +150,14 @@ def test_the_measured_figure_holds_on_real_digits(name: str) -> None:
         pytest.skip(f"no MNIST here: {str(error)[:80]}")
     metric = flowzoo.info(name).card["metric"]
     flow = flowzoo.load(name)
-    bits = np.asarray(flow.bits_per_dim(source.x[:500]))
-    assert abs(bits.mean() - metric["value"]) < 5 * bits.std() / np.sqrt(500)
-    assert np.array_equal(flow.from_latent(flow.to_latent(source.x[:50])), source.x[:50])
+    num, few = (4, 2) if isinstance(flow, ContinuousModel) else (500, 50)
+    x, condition = source.head(num)
+    condition = condition if config.data.conditional else None
+    bits = np.asarray(flow.bits_per_dim(x, condition))
+    assert abs(bits.mean() - metric["value"]) < 5 * bits.std() / np.sqrt(num)
+    few_conditions = None if condition is None else condition[:few]
+    z = flow.to_latent(x[:few], few_conditions)
+    assert np.array_equal(flow.from_latent(z, few_conditions), x[:few])
 
 
 def test_moons_are_two() -> None:

@@ -29,7 +29,7 @@ def _paragraph(title: str, lines: Sequence[str]) -> str:
 def _epilog() -> str:
     first = [
         "flowzoo list",
-        "flowzoo sample realnvp_mnist --num 64 --out digits.png",
+        "flowzoo sample glow_celeba --num 64 --temperature 0.7 --out faces.png",
         "flowzoo COMMAND --help",
     ]
     codes = [f"{code.value:>3}  {meaning}" for code, meaning in MEANINGS.items()]
@@ -74,7 +74,7 @@ _COMMANDS: tuple[tuple[str, Callable[..., Any], Sequence[str]], ...] = (
         "sample",
         sampling.sample,
         [
-            "flowzoo sample realnvp_mnist --num 64 --out digits.png",
+            "flowzoo sample glow_celeba --num 64 --temperature 0.7 --out faces.png",
             "flowzoo sample maf_moons --num 10000 --seed 1 --out moons.csv",
             "flowzoo sample realnvp_mnist --source path:runs/realnvp_mnist --out mine.png",
         ],
@@ -82,7 +82,7 @@ _COMMANDS: tuple[tuple[str, Callable[..., Any], Sequence[str]], ...] = (
     (
         "interpolate",
         picturing.interpolate,
-        ["flowzoo interpolate tarflow_celeba a.jpg b.jpg --steps 9 --out strip.png"],
+        ["flowzoo interpolate glow_celeba a.jpg b.jpg --steps 9 --out strip.png"],
     ),
     (
         "reconstruct",

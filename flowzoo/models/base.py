@@ -123,6 +123,16 @@ class Flow(Trainable, keras.Model):
         return "uint8" if self.num_values <= 256 else "int32"
 
     @property
+    def samples_from_latent(self) -> bool:
+        """Whether `sample` is `from_latent` of what the base draws, and nothing else."""
+        return True
+
+    @property
+    def samples_in_one_pass(self) -> bool:
+        """Whether `sample_and_log_prob` costs less than `sample` and then `log_prob`."""
+        return True
+
+    @property
     def event_size(self) -> int:
         """Number of entries of one example."""
         return event_size(self.event_shape)

@@ -81,14 +81,14 @@ class ContinuousModel(Flow):
         self, n: tf.Tensor, condition: tf.Tensor | None, temperature: tf.Tensor, seed: tf.Tensor
     ) -> tuple[tf.Tensor, tf.Tensor]:
         """Draw n samples with their log_prob: one solution with the exact trace, else two."""
-        if self._one_solution:
+        if self.samples_in_one_pass:
             return super().raw_sample_and_log_prob(n, condition, temperature, seed)
         x = self.raw_sample(n, condition, temperature, seed)
         return x, self.raw_log_prob(tf.cast(x, self.compute_dtype), condition, random.as_seed(0))
 
     @property
-    def _one_solution(self) -> bool:
-        """Whether a sample and its log_prob come from one solution."""
+    def samples_in_one_pass(self) -> bool:
+        """Whether a sample and its log_prob come from one solution, with the exact trace."""
         return self.exact_trace and not self.discrete
 
     def raw_nfe(self, x: tf.Tensor, condition: tf.Tensor | None) -> tf.Tensor:

@@ -45,8 +45,14 @@ class GuidedModel(ContinuousModel):
         return self.raw_from_latent(self.raw_draw(n, condition, temperature, seed), condition, **orders)
 
     @property
-    def _one_solution(self) -> bool:
-        return super()._one_solution and not self.guidance
+    def samples_from_latent(self) -> bool:
+        """Whether `sample` is `from_latent` of what the base draws: not so with guidance."""
+        return not self.guidance
+
+    @property
+    def samples_in_one_pass(self) -> bool:
+        """Whether a sample and its log_prob come from one solution: not so with guidance."""
+        return super().samples_in_one_pass and not self.guidance
 
     def sample(
         self,

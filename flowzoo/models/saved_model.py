@@ -45,7 +45,7 @@ def fill_saved_model(flow: Any, folder: Path, weights_dtype: str, target: str) -
     (variables/variables, keys weights/<i>) can be read back without the graph. In half precision or
     int8 only kernels and matrices are stored so: scales and shifts of data need the range of float32.
     Beside int8 numbers stand their scales (keys scales/<i>); see `flowzoo.quantization`. A weight whose
-    attribute `needs_half` is true is stored in float16 instead.
+    attribute `needs_half` is true is stored in float16 instead, and permutations in whole numbers.
 
     Args:
         flow: the flow.
@@ -111,6 +111,8 @@ def _stored(weight: Any, weights_dtype: str) -> tuple[Any, Any]:
     value = tf.convert_to_tensor(weight)
     rank = getattr(weight, "element_rank", value.shape.rank)  # of one of several stacked weights
     floating = value.dtype.is_floating and weight.trainable
+    if weights_dtype == "int8" and not weight.trainable and _whole(value):
+        return tf.cast(value, "int8"), None  # a permutation as a matrix
     if weights_dtype == "float32" or not floating or rank < 2:
         return value, None
     if weights_dtype != "int8":
@@ -120,3 +122,11 @@ def _stored(weight: Any, weights_dtype: str) -> tuple[Any, Any]:
     if getattr(weight, "needs_half", False):
         return tf.cast(value, "float16"), None
     return quantization.quantize(value, rank, weight.path)
+
+
+def _whole(value: tf.Tensor) -> bool:
+    """Say whether a matrix holds whole numbers alone, and small ones."""
+    array = np.asarray(value)
+    if array.ndim < 2 or array.dtype.kind != "f":
+        return False
+    return bool(np.all((np.abs(array) <= quantization.LARGEST) & (array == np.rint(array))))

@@ -132,14 +132,28 @@ def make_signatures(flow: Any, bind: Callable[[Callable], Callable]) -> dict[str
         bind: makes of a function of the flow one that computes with the export's copies of its weights.
     """
     made = {name: _trace(flow, name, bind(compute)) for name, compute in _computations(flow).items()}
+    draw = bind(lambda n, seed, temperature, condition=None: flow.raw_draw(n, condition, temperature, seed))
 
-    # Its graph is the density's: stored once.
+    # What others compute is stored once.
+    def sample(*values: tf.Tensor) -> dict[str, tf.Tensor]:
+        given = requests.checked(flow, dict(zip(_input_names(flow, "sample"), values, strict=True)))
+        n, temperature = given.pop("num_samples"), tf.cast(given.pop("temperature"), flow.compute_dtype)
+        with requests.guarded():
+            z = requests.finite(draw(n, temperature=temperature, **given), "x")
+        return made["from_latent"](z, *values[len(_DRAWN) :])
+
     def anomaly_score(*values: tf.Tensor) -> dict[str, tf.Tensor]:
         return {"anomaly_score": -made["log_prob"](*values)["log_prob"]}
 
-    made["anomaly_score"] = tf.function(
-        anomaly_score, input_signature=_input_signature(flow, "anomaly_score"), autograph=False
-    )
+    def sample_and_log_prob(*values: tf.Tensor) -> dict[str, tf.Tensor]:
+        x = made["sample"](*values)["x"]
+        return {"x": x, **made["log_prob"](x, *values[len(_DRAWN) :])}
+
+    composed = {anomaly_score: True, sample: flow.samples_from_latent}
+    composed[sample_and_log_prob] = not flow.samples_in_one_pass
+    for function in [function for function, wanted in composed.items() if wanted]:
+        name = function.__name__
+        made[name] = tf.function(function, input_signature=_input_signature(flow, name), autograph=False)
     return {DEFAULT: made["log_prob"], **{name: made[name] for name in SIGNATURES}}
 
 

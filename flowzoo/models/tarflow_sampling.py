@@ -23,6 +23,11 @@ class _Sampling(Flow):
     noise_std: float
     denoises: bool
 
+    @property
+    def samples_from_latent(self) -> bool:
+        """Whether `sample` is `from_latent` of what the base draws: not with guidance or denoising."""
+        return not self.guidance and not self.denoises
+
     # -- pure tensor functions of sampling ------------------------------------------------------------
 
     def raw_sample(

@@ -99,6 +99,8 @@ class AdaptiveSolver:
             slopes = tuple(tf.ensure_shape(s, part.shape) for s, part in zip(slopes, now, strict=True))
             return tuple(sign * slope for slope in _as(tf.float64, slopes))
 
+        if not tf.executing_eagerly():  # a graph holds the dynamics once, and not at each of eight places
+            forwards = tf.function(forwards, autograph=False)
         least = np.finfo(dtype.as_numpy_dtype).eps * (16 if dtype == tf.float64 else 0.125)
         run = _Run(self, forwards, len(state) if controlled is None else controlled, shared, float(least))
         solution = run.solve(_as(tf.float64, state), abs(end - start))

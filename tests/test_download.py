@@ -366,8 +366,9 @@ class TestTarget:
 
 
 CODE = """
-import sys
+import signal, sys
 from flowzoo.download import download
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs begin without
 download(sys.argv[1], sys.argv[2], sys.argv[3], sys.argv[4], progress={progress})
 """
 

@@ -117,7 +117,7 @@ class ContinuousModel(Flow):
         return self._graphs._call("nfe", x=x, condition=checks.condition(self, condition, tf.shape(x)[0]))
 
     def golden_log_prob(self, x: Any, condition: Any = None) -> tf.Tensor:
-        """Return what golden values hold: of images with "dopri5" a coarse log_prob, two steps of "rk4".
+        """Return what golden values hold: of images with "dopri5" a coarse log_prob, two Euler steps.
 
         Each weight counts in it as in log_prob, whose hundreds of evaluations would make loading an image
         model take minutes on a CPU.
@@ -128,7 +128,7 @@ class ContinuousModel(Flow):
         given = {"x": x, "condition": checks.condition(self, condition, tf.shape(x)[0])}
 
         def coarse(x: tf.Tensor, condition: tf.Tensor | None) -> tf.Tensor:
-            return self._scored(x, condition, random.as_seed(0), solver=FixedSolver("rk4", 2))[0]
+            return self._scored(x, condition, random.as_seed(0), solver=FixedSolver("euler", 2))[0]
 
         return self._graphs.run("golden_log_prob", coarse, **given)
 

@@ -6,29 +6,18 @@ broken layers in tests/layers/test_harness.py show that each property can fail.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import keras
 import numpy as np
 import tensorflow as tf
 
 from flowzoo.layers import FlowLayer, LayerCase
+from flowzoo.training.precision import dtype_policy
 from tests import supports
 
 BATCH = 5
-
-
-@contextlib.contextmanager
-def dtype_policy(name: str) -> Iterator[None]:
-    """Set the global dtype policy for a while."""
-    before = keras.config.dtype_policy()
-    keras.config.set_dtype_policy(name)
-    try:
-        yield
-    finally:
-        keras.config.set_dtype_policy(before)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -24,6 +23,7 @@ from flowzoo.training.callbacks import (
 )
 from flowzoo.training.feed import Feed
 from flowzoo.training.optimizers import make_optimizer
+from flowzoo.training.precision import dtype_policy
 from flowzoo.training.resuming import Progress, SaveState, Saving
 from flowzoo.training.workers import lost_workers_named
 
@@ -117,24 +117,13 @@ def train_recipe(
 
 
 def _compiled(make: Callable[[], Any], recipe: TrainingConfig, feed: Feed) -> Any:
-    with feed.strategy.scope(), _dtype_policy(recipe.precision):
+    with feed.strategy.scope(), dtype_policy(recipe.precision):
         model = make()
         model.seed = recipe.seed
         decay_steps = feed.steps * (recipe.optimizer.decay_epochs or recipe.epochs)
         optimizer = make_optimizer(recipe.optimizer, decay_steps, recipe.ema)
         model.compile(optimizer, jit_compile=recipe.jit_compile)
     return model
-
-
-@contextlib.contextmanager
-def _dtype_policy(name: str) -> Iterator[None]:
-    """Build under a global dtype policy: layers take it when they are made."""
-    before = keras.config.dtype_policy()
-    keras.config.set_dtype_policy(name)
-    try:
-        yield
-    finally:
-        keras.config.set_dtype_policy(before)
 
 
 class _Used:

@@ -95,13 +95,15 @@ def free_ports(count: int) -> list[int]:
     return ports
 
 
-def run_workers(folder: Path, script: str, arguments: Sequence[str], timeout: float) -> list[dict[str, Any]]:
-    """Run a script in two processes that find each other by TF_CONFIG; return what each printed."""
+def run_workers(
+    folder: Path, script: str, arguments: Sequence[str], timeout: float, count: int = 2
+) -> list[dict[str, Any]]:
+    """Run a script in processes that find each other by TF_CONFIG; return what each printed."""
     (folder / "worker.py").write_text(script)
-    addresses = [f"127.0.0.1:{port}" for port in free_ports(2)]
+    addresses = [f"127.0.0.1:{port}" for port in free_ports(count)]
     root = str(Path(__file__).parents[2])
     running = []
-    for index in range(2):
+    for index in range(count):
         config = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}}
         env = {**os.environ, "PYTHONPATH": root, "CUDA_VISIBLE_DEVICES": "", "TF_CPP_MIN_LOG_LEVEL": "3"}
         env["TF_CONFIG"] = json.dumps(config)
@@ -115,8 +117,8 @@ def run_workers(folder: Path, script: str, arguments: Sequence[str], timeout: fl
         for process in running:
             process.kill()
             process.wait()
-    texts = [(folder / f"{index}.log").read_text() for index in range(2)]
-    assert [process.returncode for process in running] == [0, 0], "\n".join(text[-3000:] for text in texts)
+    texts = [(folder / f"{index}.log").read_text() for index in range(count)]
+    assert [process.returncode for process in running] == [0] * count, "\n".join(text[-3000:] for text in texts)
     results = []
     for text in texts:
         lines = [line.removeprefix("RESULT") for line in text.splitlines() if line.startswith("RESULT")]
@@ -125,7 +127,7 @@ def run_workers(folder: Path, script: str, arguments: Sequence[str], timeout: fl
 
 
 def check(family: str, workers: list[dict[str, Any]]) -> None:
-    """Compare two workers with one device and with each other."""
+    """Compare workers with one device and with each other."""
     one, several, _ = workers[0][family]
     for worker in workers:
         _, got, _ = worker[family]
@@ -137,8 +139,9 @@ def check(family: str, workers: list[dict[str, Any]]) -> None:
         for name, value in one["evaluate"].items():
             np.testing.assert_allclose(got["evaluate"][name], value, rtol=1e-4)
         np.testing.assert_allclose(got["weights"], one["weights"], rtol=1e-3, atol=1e-6)
-    assert workers[1][family][1]["weights"] == several["weights"]
-    assert workers[1][family][2] == workers[0][family][2]
+    for worker in workers[1:]:
+        assert worker[family][1]["weights"] == several["weights"]
+        assert worker[family][2] == workers[0][family][2]
 
 
 @pytest.fixture(scope="module")
@@ -166,5 +169,13 @@ def test_workers_share_one_order(workers: list[dict[str, Any]]) -> None:
 @pytest.mark.timeout(3000)
 def test_two_workers_equal_one_device_for_every_family(tmp_path: Path) -> None:
     found = run_workers(tmp_path, _WORKER, ["labelled_image", *FAMILIES], 2800)
+    for family in FAMILIES:
+        check(family, found)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3000)
+def test_four_workers_equal_one_device_for_every_family(tmp_path: Path) -> None:
+    found = run_workers(tmp_path, _WORKER, ["conditional", *FAMILIES], 2800, count=4)
     for family in FAMILIES:
         check(family, found)

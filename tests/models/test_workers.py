@@ -118,7 +118,8 @@ def run_workers(
             process.kill()
             process.wait()
     texts = [(folder / f"{index}.log").read_text() for index in range(count)]
-    assert [process.returncode for process in running] == [0] * count, "\n".join(text[-3000:] for text in texts)
+    codes = [process.returncode for process in running]
+    assert codes == [0] * count, "\n".join(text[-3000:] for text in texts)
     results = []
     for text in texts:
         lines = [line.removeprefix("RESULT") for line in text.splitlines() if line.startswith("RESULT")]

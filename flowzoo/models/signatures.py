@@ -149,9 +149,10 @@ def make_signatures(flow: Any, bind: Callable[[Callable], Callable]) -> dict[str
         x = made["sample"](*values)["x"]
         return {"x": x, **made["log_prob"](x, *values[len(_DRAWN) :])}
 
-    composed = {anomaly_score: True, sample: flow.samples_from_latent}
-    composed[sample_and_log_prob] = not flow.samples_in_one_pass
-    for function in [function for function, wanted in composed.items() if wanted]:
+    composed: list[Callable] = [anomaly_score]
+    composed += [sample] if flow.samples_from_latent else []
+    composed += [] if flow.samples_in_one_pass else [sample_and_log_prob]
+    for function in composed:
         name = function.__name__
         made[name] = tf.function(function, input_signature=_input_signature(flow, name), autograph=False)
     return {DEFAULT: made["log_prob"], **{name: made[name] for name in SIGNATURES}}

@@ -28,6 +28,11 @@ class _Sampling(Flow):
         """Whether `sample` is `from_latent` of what the base draws: not with guidance or denoising."""
         return not self.guidance and not self.denoises
 
+    @property
+    def samples_in_one_pass(self) -> bool:
+        """Whether samples are scored in the pass that draws them: not with guidance or denoising."""
+        return self.samples_from_latent
+
     # -- pure tensor functions of sampling ------------------------------------------------------------
 
     def raw_sample(
@@ -74,7 +79,7 @@ class _Sampling(Flow):
         self, n: tf.Tensor, condition: tf.Tensor | None, temperature: tf.Tensor, seed: tf.Tensor
     ) -> tuple[tf.Tensor, tf.Tensor]:
         """Draw n samples with their log_prob, that of the model without guidance and denoising."""
-        if not self.guidance and not self.denoises:
+        if self.samples_in_one_pass:
             return self.raw_plain_sample_and_log_prob(n, condition, temperature, seed)
         x = self.raw_sample(n, condition, temperature, seed)
         return x, self.raw_log_prob(tf.cast(x, self.compute_dtype), condition, random.as_seed(0))

@@ -12,7 +12,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+import pydantic
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, ValidationInfo
 
 from flowzoo.config_errors import problems
 from flowzoo.errors import ConfigError
@@ -100,6 +101,47 @@ class OptimizerConfig(_Part):
     clip_norm: Annotated[float, Field(gt=0)] | None = None
 
 
+class ReflowConfig(_Part):
+    """A training on the noises and samples of a teacher in place of data: a rectified flow.
+
+    The student starts from the teacher's weights. The pairs are made once, from the seed.
+
+    Attributes:
+        teacher: An entry with weights, or "path:DIR".
+        num_pairs: Pairs to train on.
+        held_out: Further pairs, on which the validation loss is measured.
+        solver: Solves the teacher's equation, or None for the teacher's own solver.
+        steps: Of a solver of fixed steps, or None for the teacher's own.
+        guidance: The weight of the teacher's guidance, or None for its own.
+        seed: Of the noises and of their conditions.
+        one_step: Whether one Euler step learns the whole way. What comes of it samples and is no density.
+    """
+
+    teacher: Text
+    num_pairs: Annotated[int, Field(ge=1, le=2**23)]
+    held_out: Annotated[int, Field(ge=1, le=2**23)] = 1024
+    solver: Literal["euler", "midpoint", "heun", "rk4", "dopri5"] | None = None
+    steps: Count | None = None
+    guidance: Annotated[float, Field(ge=-1)] | None = None
+    seed: Seed = 0
+    one_step: bool = False
+
+    def check(self, model: ModelConfig) -> None:
+        """Raises ValueError for a model that cannot be the student."""
+        if model.family != "flow_matching":
+            raise ValueError(f"reflow trains the family flow_matching alone; received: {model.family!r}")
+        wanted: dict[str, Any] = {"path": "rectified", "coupling": "independent"}
+        if self.one_step:
+            wanted |= {"solver": "euler", "steps": 1}
+        args = {"coupling": "independent", **model.args}
+        for key, value in wanted.items():
+            if args.get(key) != value:
+                asked = "reflow.one_step" if key in ("solver", "steps") else "reflow"
+                raise ValueError(
+                    f"{asked} asks for model.args.{key} to be {value!r}; received: {args.get(key)!r}"
+                )
+
+
 class TrainingConfig(_Part):
     """The recipe that repeats the training of the published weights.
 
@@ -118,6 +160,9 @@ class TrainingConfig(_Part):
             and so is all of the published flow. "mixed_bfloat16" is for GPUs.
         round_trip_every: Epochs between two measurements of the round trip (of a continuous flow they can
             take as long as an epoch). Of mixed precision none are made: what is published is float32.
+        outliers: Share of the training images that are replaced by noise and single colours
+            (`flowzoo.data.outliers`), so that the flow inverts on these as well; 0 for none.
+        reflow: The teacher and the pairs that a rectified flow learns from, or None to learn from data.
     """
 
     epochs: Count
@@ -132,6 +177,15 @@ class TrainingConfig(_Part):
     keep: Literal["best", "last"] = "best"
     precision: Literal["float32", "mixed_bfloat16"] = "float32"
     round_trip_every: Count = 1
+    outliers: Annotated[float, Field(ge=0, le=0.5)] = 0.0
+    reflow: ReflowConfig | None = None
+
+    @pydantic.field_validator("reflow")
+    @classmethod
+    def _on_pairs_alone(cls, reflow: ReflowConfig | None, others: ValidationInfo) -> ReflowConfig | None:
+        if reflow is not None and others.data.get("outliers"):
+            raise ValueError(f"pairs take no outliers; received: outliers {others.data['outliers']:g}")
+        return reflow
 
 
 class Published(_Part):
@@ -202,6 +256,13 @@ class EntryConfig(_Part):
     training: TrainingConfig
     card: CardConfig
     weights: WeightsConfig = WeightsConfig()
+
+    @pydantic.field_validator("training")
+    @classmethod
+    def _can_reflow(cls, training: TrainingConfig, others: ValidationInfo) -> TrainingConfig:
+        if training.reflow is not None and "model" in others.data:
+            training.reflow.check(others.data["model"])
+        return training
 
 
 def check_name(name: object) -> None:

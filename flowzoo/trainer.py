@@ -84,7 +84,9 @@ def train(
         MissingDataError: the data are not here; the message says where to get them and where to put them.
         DataError: `resume` is asked for, and the state is that of another training.
         ValueError: `data` without `rename`, or the other way round; a strategy that cannot work, a TF_CONFIG
-            that names no workers, a batch that does not divide among the replicas.
+            that names no workers, a batch that does not divide among the replicas; a teacher of another
+            architecture, several workers for pairs, or a recipe of one step, which cannot be published.
+        NoWeightsError: the teacher has no weights here.
         FileExistsError: there is an earlier result and `overwrite` is False.
         BlockingIOError: another process trains the same into `out`.
         ConnectionError: another worker was lost.
@@ -95,6 +97,7 @@ def train(
     check_strategy(strategy)
     config = _renamed(registry.get_config(name), data, event_shape, rename)
     recipe = _recipe(config.training, epochs, seed)
+    _check_publishable(config.name, recipe)
     saving = Saving(
         StateFolder(Path(out) / f"{config.name}.training" / "states"),
         state_seconds,
@@ -121,6 +124,7 @@ def train(
             sources["train"],
             sources["validation"],
             conditional=measure.conditional(config),
+            teacher=None if recipe.reflow is None else zoo.load(recipe.reflow.teacher),
             strategy=chosen,
             limit=limit,
             callbacks=given,
@@ -159,6 +163,15 @@ def _recipe(recipe: TrainingConfig, epochs: int | None, seed: int | None) -> Tra
     changes = {"epochs": epochs, "seed": seed}
     content = {**recipe.model_dump(), **{key: value for key, value in changes.items() if value is not None}}
     return TrainingConfig.model_validate(content)
+
+
+def _check_publishable(name: str, recipe: TrainingConfig) -> None:
+    if recipe.reflow is not None and recipe.reflow.one_step:
+        raise ValueError(
+            f"{name}: one Euler step has no inverse, and what does not invert is not published. Train it by "
+            f"flowzoo.training.recipe.train_recipe(..., teacher=...) or flowzoo.models.rectify.distill, and "
+            f"save what they return."
+        )
 
 
 def _sources(config: EntryConfig, data_dir: Any) -> dict[str, Source]:

@@ -32,25 +32,30 @@ def circular_size(num_bins: int) -> int:
     return 3 * num_bins
 
 
-def bins(raw: tf.Tensor, length: float) -> tf.Tensor:
+def bins(raw: tf.Tensor, length: float, least: float = MIN_BIN) -> tf.Tensor:
     """Turn K unbounded numbers into sizes of bins that fill an interval: [..., K] to [..., K].
 
-    A size is at least MIN_BIN of the length; equal numbers give equal bins. The numbers are damped first,
+    A size is at least `least` of the length; equal numbers give equal bins. The numbers are damped first,
     so that a conditioner's step moves knots by little: the inverse of bins of very different sizes loses
     digits.
     """
-    free = 1.0 - MIN_BIN * raw.shape[-1]
-    return length * (MIN_BIN + free * tf.nn.softmax(DAMPING * raw, axis=-1))
+    free = 1.0 - least * raw.shape[-1]
+    return length * (least + free * tf.nn.softmax(DAMPING * raw, axis=-1))
 
 
-def slopes(raw: tf.Tensor) -> tf.Tensor:
-    """Turn unbounded numbers into slopes of at least MIN_SLOPE: softplus, shifted so that 0 gives 1."""
-    shift = math.log(math.expm1(1.0 - MIN_SLOPE))
-    return MIN_SLOPE + tf.nn.softplus(raw + shift)
+def slopes(raw: tf.Tensor, least: float = MIN_SLOPE) -> tf.Tensor:
+    """Turn unbounded numbers into slopes of at least `least`: softplus, shifted so that 0 gives 1."""
+    shift = math.log(math.expm1(1.0 - least))
+    return least + tf.nn.softplus(raw + shift)
 
 
 def linear_tails(
-    value: tf.Tensor, params: tf.Tensor, bound: float, inverse: bool = False
+    value: tf.Tensor,
+    params: tf.Tensor,
+    bound: float,
+    inverse: bool = False,
+    min_height: float = MIN_BIN,
+    min_slope: float = MIN_SLOPE,
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """Transform by a spline on [-bound, bound] that is the identity outside.
 
@@ -67,6 +72,8 @@ def linear_tails(
         params: unbounded numbers, [..., 3K - 1]: K of the widths, K of the heights, K - 1 slopes.
         bound: half the length of the interval.
         inverse: undo the spline.
+        min_height: the least height of a bin, of the whole interval's: what the inverse can stretch.
+        min_slope: the least slope at a knot.
 
     Returns:
         The value and the log of its derivative, both [...].
@@ -76,11 +83,11 @@ def linear_tails(
     """
     num_bins = (params.shape[-1] + 1) // 3
     widths, heights, inner = tf.split(params, [num_bins, num_bins, num_bins - 1], axis=-1)
-    widths, heights = bins(widths, 2 * bound), bins(heights, 2 * bound)
+    widths, heights = bins(widths, 2 * bound), bins(heights, 2 * bound, min_height)
     one = tf.ones_like(widths[..., :1])
     inside = tf.clip_by_value(value, -bound, bound)
     moved, log_slope = _spline(
-        inside, widths, heights, tf.concat([one, slopes(inner), one], -1), -bound, inverse
+        inside, widths, heights, tf.concat([one, slopes(inner, min_slope), one], -1), -bound, inverse
     )
     outside = tf.abs(value) >= bound
     return tf.where(outside, value, moved), tf.where(outside, tf.zeros_like(log_slope), log_slope)

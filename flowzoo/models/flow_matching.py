@@ -236,7 +236,8 @@ class FlowMatching(GuidedModel):
         self, part: Part, x: tf.Tensor, condition: tf.Tensor | None, seed: tf.Tensor
     ) -> tuple[tf.Tensor, ...]:
         """Return the noise of each example where a coupling of the whole batch decides it."""
-        return () if self.coupling == "independent" else (self._coupled(x, condition, seed, part),)
+        alone = self.coupling == "independent" or self.lesson is not None
+        return () if alone else (self._coupled(x, condition, seed, part),)
 
     def _latent_noise(self, x: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
         seed = random.fold_in(seed, _LATENT)
@@ -250,7 +251,7 @@ class FlowMatching(GuidedModel):
         Each replica gathers the batch (noise, goals, labels) and computes the same coupling of it.
         """
         goal = tf.stop_gradient(self.preprocessed(x, condition, seed))
-        z, uniform = self._latent_noise(x, seed), _one_uniform(x, seed, _PAIR, goal.dtype)
+        z, uniform = self._latent_noise(x, seed), one_uniform(x, seed, _PAIR, goal.dtype)
         labels = condition if self.num_classes else None
         if part is None:
             return couple(self.coupling, z, goal, labels, uniform, self.entropy)
@@ -268,13 +269,16 @@ class FlowMatching(GuidedModel):
         """Return the regression loss of each example, [batch]: the mean over its entries.
 
         Without the noise that `from_whole_batch` returns a coupling is one of the examples in `x`.
+        With a `lesson` the examples are its pairs.
         """
+        if self.lesson is not None:
+            return self.lesson.loss(self, x, condition, seed)
         goal = tf.stop_gradient(self.preprocessed(x, condition, seed))
         z = others[0] if others else self._coupled(x, condition, seed)
-        time = _one_uniform(x, seed, _TIME, goal.dtype)
+        time = one_uniform(x, seed, _TIME, goal.dtype)
         kept = None
         if self.condition_dropout:
-            kept = _one_uniform(x, seed, _DROP, goal.dtype) >= self.condition_dropout
+            kept = one_uniform(x, seed, _DROP, goal.dtype) >= self.condition_dropout
         return self.velocity_loss(tf.stop_gradient(z), goal, time, condition, kept)
 
     def velocity_loss(
@@ -316,7 +320,7 @@ class FlowMatching(GuidedModel):
             x = layer.data_init(x, condition)
 
 
-def _one_uniform(x: tf.Tensor, seed: tf.Tensor, stream: int, dtype: Any) -> tf.Tensor:
+def one_uniform(x: tf.Tensor, seed: tf.Tensor, stream: int, dtype: Any) -> tf.Tensor:
     """Return a number in [0, 1) for each example, [batch]."""
     uniform = random.example_uniform(x, random.fold_in(seed, stream), dtype)
     return tf.reshape(uniform, [-1, int(np.prod(x.shape[1:], dtype="int64"))])[:, 0]

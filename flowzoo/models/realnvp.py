@@ -40,6 +40,7 @@ class RealNVP(Flow):
         blocks: residual blocks of the convolutional networks.
         activation: of the hidden layers.
         log_scale_bound: largest absolute log-scale.
+        scale: of a coupling: "exp" as in the paper, or "sigmoid" as in Glow's code.
         split_prior: "none" as in the paper, or "learned" as in Glow.
         reversible: keep no activation of the couplings for the reverse pass (see `Chain`): the memory of
             training is nearly independent of their number, at about a third more time.
@@ -74,6 +75,7 @@ class RealNVP(Flow):
         blocks: int = 4,
         activation: str = "relu",
         log_scale_bound: float = 2.0,
+        scale: str = "exp",
         split_prior: str = "none",
         reversible: bool = False,
         base: Any = "normal",
@@ -92,6 +94,7 @@ class RealNVP(Flow):
             "blocks": blocks,
             "activation": activation,
             "log_scale_bound": log_scale_bound,
+            "scale": scale,
             "split_prior": split_prior,
             "reversible": reversible,
             "base": base,
@@ -103,7 +106,8 @@ class RealNVP(Flow):
         def couplings(mask: str, make: Callable[[], Conditioner]) -> list[FlowLayer]:
             found: list[FlowLayer] = []
             for i in range(num_couplings):
-                found += [AffineCoupling(make(), log_scale_bound, mask=mask, swap=bool(i % 2)), ActNorm()]
+                coupling = AffineCoupling(make(), log_scale_bound, scale, mask=mask, swap=bool(i % 2))
+                found += [coupling, ActNorm()]
             return found
 
         if image:

@@ -1,5 +1,8 @@
 """Rectified flow: straighter paths by reflow, and one step by distillation.
 
+Here are functions of models that one has; `reflow:` in a recipe does the same with all that a recipe gives
+(`flowzoo.training.reflow`).
+
 from flowzoo.models.rectify import distill, reflow
 
 teacher = flowzoo.build("flow_matching", event_shape=(2,), path="rectified")
@@ -24,11 +27,9 @@ import tensorflow as tf
 from flowzoo import random
 from flowzoo.models import checks
 from flowzoo.models.flow_matching import FlowMatching
+from flowzoo.models.pair_matching import PairMatching, transport
 from flowzoo.networks.base import positive_int
 from flowzoo.ode import FixedSolver
-from flowzoo.ode.scope import solving
-
-_TIME, _DROP = 0xF21, 0xF22
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,75 +84,16 @@ def make_pairs(
             random.uniform([num_pairs], random.fold_in(seed, 1), tf.float64) * len(given), tf.int32
         )
         given = tf.gather(given, rows)
-    orders = teacher.orders(guidance, solver, steps)[0]
-
-    @tf.function(autograph=False)
-    def transport(z: tf.Tensor, condition: Any) -> tf.Tensor:
-        with solving(log_det=False, **orders):
-            return teacher.chain.chained[0].flow_forward(z, condition)[0]
-
+    ends = transport(teacher, guidance, solver, steps)
     z = random.normal([num_pairs, *teacher.latent_shape], random.fold_in(seed, 0), teacher.compute_dtype)
     goals = []
     for start in range(0, num_pairs, batch_size):
         part = slice(start, start + batch_size)
-        goals.append(np.asarray(transport(z[part], None if given is None else given[part])))
+        goals.append(np.asarray(ends(z[part], None if given is None else given[part])))
     goal = np.concatenate(goals)
     if not np.isfinite(goal).all():
         raise FloatingPointError(f"{teacher.name}: some noises have no finite path. Raise max_steps.")
     return Pairs(np.asarray(z), goal, None if given is None else np.asarray(given))
-
-
-class PairMatching(keras.Model):
-    """Trains a flow-matching model on given pairs, through Keras's compile and fit.
-
-    The loss is the regression loss of `FlowMatching` on the straight line between the two of a pair. With
-    `one_step` the time is always 0: the velocity there learns goal - z, the whole way in one Euler step.
-    An optimizer with `use_ema` leaves the student with the averaged weights at the end of `fit`. One device
-    alone: replicas would not share the gradients.
-
-    Args:
-        student: the model that is trained; its path should be "rectified".
-        one_step: whether to distil one step.
-        seed: of the times.
-
-    References:
-        Liu et al., Flow Straight and Fast (2022), https://arxiv.org/abs/2209.03003, algorithm 1.
-    """
-
-    def __init__(self, student: FlowMatching, one_step: bool = False, seed: int = 0, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.student, self.one_step, self.seed = student, one_step, seed
-        self.built = True
-
-    def fit(self, pairs: Pairs, batch_size: int = 256, **kwargs: Any) -> Any:
-        """Train on pairs; other arguments as `keras.Model.fit`. Batches are whole: a rest waits its turn."""
-        parts = (pairs.z, pairs.goal) if pairs.condition is None else (pairs.z, pairs.goal, pairs.condition)
-        size = len(pairs.z)
-        data = tf.data.Dataset.from_tensor_slices(parts).shuffle(size, seed=self.seed).repeat()
-        data = data.batch(min(batch_size, size), drop_remainder=True).prefetch(2)
-        kwargs.setdefault("steps_per_epoch", max(1, size // batch_size))
-        kwargs.setdefault("shuffle", False)  # the dataset shuffles itself; Keras would warn
-        return super().fit(data, **kwargs)
-
-    def train_step(self, data: tuple) -> dict[str, tf.Tensor]:
-        """Take one step of the regression."""
-        z, goal, condition = data if len(data) == 3 else (*data, None)
-        seed = random.fold_in(random.as_seed(self.seed), tf.cast(self.optimizer.iterations, tf.int32))
-        batch = tf.shape(z)[:1]
-        time = random.uniform(batch, random.fold_in(seed, _TIME), z.dtype)
-        time = tf.zeros_like(time) if self.one_step else time
-        kept = None
-        if self.student.condition_dropout:
-            drawn = random.uniform(batch, random.fold_in(seed, _DROP), z.dtype)
-            kept = drawn >= self.student.condition_dropout
-        with tf.GradientTape() as tape:
-            losses = self.student.velocity_loss(z, goal, time, condition, kept)
-            loss = self.optimizer.scale_loss(tf.reduce_mean(losses))
-        variables = self.student.trainable_variables
-        gradients = tape.gradient(loss, [variable.value for variable in variables])
-        self.optimizer.apply_gradients(zip(gradients, variables, strict=True))
-        self._loss_tracker.update_state(losses)
-        return {metric.name: metric.result() for metric in self.metrics}
 
 
 def reflow(
@@ -285,7 +227,19 @@ def _trained(
         steps = epochs * max(1, len(pairs.z) // batch_size)
         rate = keras.optimizers.schedules.CosineDecay(1e-3, steps)
         optimizer = keras.optimizers.Adam(rate, use_ema=True, ema_momentum=0.99)
-    trainer = PairMatching(student, one_step, seed)
-    trainer.compile(optimizer)
-    trainer.fit(pairs, batch_size, epochs=epochs, callbacks=list(callbacks), verbose=verbose)
+    student.lesson, student.seed = PairMatching(one_step), seed
+    student.compile(optimizer)
+    steps = max(1, len(pairs.z) // batch_size)
+    options = {"epochs": epochs, "steps_per_epoch": steps, "callbacks": list(callbacks), "verbose": verbose}
+    student.fit(_batches(pairs, batch_size, seed), **options)
+    student.lesson = None
     return student
+
+
+def _batches(pairs: Pairs, batch_size: int, seed: int) -> tf.data.Dataset:
+    """Return batches of pairs without end. They are whole: a rest waits its turn."""
+    parts = [part for part in (pairs.z, pairs.goal, pairs.condition) if part is not None]
+    size = len(pairs.z)
+    data = tf.data.Dataset.from_tensor_slices(tuple(parts)).shuffle(size, seed=seed).repeat()
+    data = data.batch(min(batch_size, size), drop_remainder=True)
+    return data.map(lambda z, goal, *condition: (tf.stack([z, goal], axis=1), *condition)).prefetch(2)

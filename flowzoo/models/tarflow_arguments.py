@@ -6,6 +6,7 @@ from typing import Any
 
 from flowzoo.layers.base import FlowLayer, Shape
 from flowzoo.layers.noise import GaussianNoise
+from flowzoo.layers.preprocessing import Dequantize, Logit
 from flowzoo.models.preprocessing import preprocessing_layers
 
 
@@ -51,3 +52,23 @@ def data_layers(
             f"interval. Received: {kind!r}"
         )
     return [*preprocessing_layers(kind, event_shape, None, alpha), noise]
+
+
+def checked_levels(whole_values: Any, near_data: list[FlowLayer]) -> tuple[int, float] | None:
+    """Return the number of values and the logit's alpha where a block is to see whole values, else None.
+
+    Raises:
+        ValueError: the data are not discrete under a logit.
+        TypeError: `whole_values` is not a boolean.
+    """
+    if not isinstance(whole_values, bool):
+        raise TypeError(f"whole_values takes True or False. Received: {whole_values!r}")
+    if not whole_values:
+        return None
+    match near_data:
+        case [Logit() as logit, Dequantize() as spread]:
+            return spread.num_values, logit.alpha
+    raise ValueError(
+        "whole_values=True is for discrete data with preprocessing='logit'. Received: "
+        f"{[type(layer).__name__ for layer in near_data]} next to the data"
+    )

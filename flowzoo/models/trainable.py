@@ -26,6 +26,9 @@ class Trainable:
     # Whether `loss` is -log p(x) in nats. A family that learns by another loss says False, overrides
     # `example_loss`, and gets no bits per dimension from `fit` and `evaluate`.
     loss_in_nats: ClassVar[bool] = True
+    # What makes `fit` and `evaluate` take something else than data, which it unpacks and checks itself:
+    # `flowzoo.models.pair_matching.PairMatching`, for the families that know it. None: data.
+    lesson: Any = None
 
     # -- compile ------------------------------------------------------------------------------------
 
@@ -100,7 +103,7 @@ class Trainable:
 
     def train_step(self, data: Any) -> dict[str, tf.Tensor]:
         """Take one step of maximum likelihood on a batch."""
-        x, condition, weight = feeding.unpack(self, data)
+        x, condition, weight = self._unpack(data)
         part = replicas.Part.of(x, weight)
         seed = self._noise_seed(_TRAIN_STREAM, self.optimizer.iterations)
         seed = random.seeds_of_rows(seed, part.rows)  # equal examples of a batch get other noise
@@ -166,7 +169,7 @@ class Trainable:
 
     def test_step(self, data: Any) -> dict[str, tf.Tensor]:
         """Score a batch."""
-        x, condition, weight = feeding.unpack(self, data)
+        x, condition, weight = self._unpack(data)
         part = replicas.Part.of(x, weight)
         seed = self._noise_seed(_TEST_STREAM, 0)
         others = self.from_whole_batch(part, x, condition, seed)
@@ -179,6 +182,12 @@ class Trainable:
         """Return log_prob of a batch."""
         x, condition, _ = feeding.unpack(self, data)
         return self.raw_log_prob(x, condition, random.as_seed(0))
+
+    def _unpack(self, data: Any) -> tuple[tf.Tensor, tf.Tensor | None, tf.Tensor | None]:
+        return feeding.unpack(self, data) if self.lesson is None else self.lesson.unpack(self, data)
+
+    def _checked(self, x: Any, y: Any, name: str) -> tuple[Any, Any]:
+        return (x, y) if self.lesson is not None else feeding.training_data(self, x, y, name)
 
     def _noise_seed(self, stream: int, step: Any) -> tf.Tensor:
         return random.fold_in(random.fold_in(random.as_seed(self.seed), stream), tf.cast(step, tf.int32))
@@ -218,13 +227,13 @@ class Trainable:
             ValueError: wrong shapes, NaN or infinity, values out of range, a missing condition.
             TypeError: data of a kind that is not taken.
         """
-        x, y = feeding.training_data(self, x, y, "x")
+        x, y = self._checked(x, y, "x")
         if validation_data is not None:
-            val_x, val_y = feeding.training_data(self, validation_data, None, "validation_data")
+            val_x, val_y = self._checked(validation_data, None, "validation_data")
             validation_data = val_x if val_y is None else (val_x, val_y)
             if val_y is None and not feeding.is_batched(val_x):
                 validation_data = (val_x, None)
-        if not self.adapted:
+        if not self.adapted and self.lesson is None:
             self._adapt(x, y)
         replicas.agree(self.distribute_strategy, self.weights)
         if replicas.several_workers(self.distribute_strategy):
@@ -242,7 +251,7 @@ class Trainable:
         The noise of a discrete flow comes from the model's seed, so that two calls agree.
         """
         if not kwargs.get("_use_cached_eval_dataset"):
-            x, y = feeding.training_data(self, x, y, "x")
+            x, y = self._checked(x, y, "x")
         with feeding.clear_errors():
             return super().evaluate(x, y, *args, **kwargs)
 

@@ -103,14 +103,18 @@ def _attend(queries: tf.Tensor, keys: tf.Tensor, values: tf.Tensor, visible: tf.
 
 @keras.saving.register_keras_serializable("flowzoo")
 class CausalTransformer(Conditioner):
-    """A transformer over tokens whose output for token t depends on the tokens before t alone.
+    """A transformer over tokens whose output for token t depends on the tokens before t.
 
     Token t is given an embedding of token t - 1 (of zeros for the first, whose parameters are therefore
     learned, and depend on the condition alone), one of its position and one of the condition. `blocks`
     causal blocks follow, and a projection that starts at zero. With T tokens of width d, one pass costs
-    about 24 T d^2 + 4 T^2 d operations a block (with expansion 4). `step` gives the parameters of one
-    token from the cached keys and values of those before it: T steps cost as many operations as one pass
+    about 24 T d^2 + 4 T^2 d operations a block (with expansion 4). `step` and `head` give the parameters of
+    one token from the cached keys and values of those before it: T steps cost as many operations as one pass
     (attention twice as many), where without a cache they would cost T passes.
+
+    With `within` each entry of a token sees the entries of the token before it as well, through one more
+    hidden layer: the parameters of entry c are W act(A_c h + B m_c x_t + a_c), with h what the blocks give
+    and m_c the mask of the entries before c.
 
     Hidden layers follow a mixed policy. A pass and the steps may round differently, and samples then differ
     from what a pass would give by as much. With the trained entry `test_tarflow` on the CPU data to latent to
@@ -122,6 +126,7 @@ class CausalTransformer(Conditioner):
         heads: attention heads, which divide `hidden_size`.
         expansion: width of each perceptron's hidden layer, in widths of a token.
         activation: of the perceptrons.
+        within: whether an entry sees those before it in its own token.
         **kwargs: of `Conditioner`.
 
     Raises:
@@ -140,9 +145,11 @@ class CausalTransformer(Conditioner):
         heads: int = 4,
         expansion: int = 4,
         activation: Any = "gelu",
+        within: bool = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(activation, **kwargs)
+        self.within = bool(within)
         self.hidden_size = positive_int("hidden_size", hidden_size)
         self.blocks = positive_int("blocks", blocks)
         self.heads = positive_int("heads", heads)
@@ -181,11 +188,17 @@ class CausalTransformer(Conditioner):
         ]
         policy = self.dtype_policy
         self.last_norm = keras.layers.LayerNormalization(epsilon=1e-6, dtype=policy, name="last_norm")
-        self.last = keras.layers.Dense(
-            channels * self.shapes["params_per_entry"], kernel_initializer="zeros", dtype=policy, name="last"
-        )
+        width = self._per_entry if self.within else channels * self._per_entry
+        self.last = keras.layers.Dense(width, kernel_initializer="zeros", dtype=policy, name="last")
         for layer in [*self.stack, self.last_norm, self.last]:
             layer.build((None, self.hidden_size))
+        if self.within:
+            self.of_token = keras.layers.Dense(channels * self.hidden_size, dtype=hidden, name="of_token")
+            self.of_token.build((None, self.hidden_size))
+            self.of_entries = keras.layers.Dense(
+                self.hidden_size, use_bias=False, dtype=hidden, name="of_entries"
+            )
+            self.of_entries.build((None, channels))
         # Shifts and log-scales themselves: 0.0032 of the 0.0042 bits/dim that eight bits cost 64x64 faces.
         self.last.kernel.needs_half = True
 
@@ -213,7 +226,28 @@ class CausalTransformer(Conditioner):
         x = self._embedded(before, tf.convert_to_tensor(self.position), context)
         for block in self.stack:
             x = block(x, tokens=inputs.shape[1])
-        return tf.reshape(self.last(self.last_norm(x)), [-1, *inputs.shape[1:], self._per_entry])
+        params = self.head(self.last_norm(x), tf.reshape(inputs, [-1, inputs.shape[-1]]))
+        return tf.reshape(params, [-1, *inputs.shape[1:], self._per_entry])
+
+    def head(self, features: tf.Tensor, token: tf.Tensor) -> tf.Tensor:
+        """Return the parameters of a token's entries, [batch, channels, params_per_entry].
+
+        Args:
+            features: of the token, what the blocks and the last norm give, [batch, hidden_size].
+            token: its entries, [batch, channels]. Entry c looks with `within` at those before c, and else at
+                none.
+        """
+        channels = token.shape[-1]
+        if not self.within:
+            return tf.reshape(self.last(features), [-1, channels, self._per_entry])
+        earlier = tf.range(channels)[None, :] < tf.range(channels)[:, None]
+        seen = tf.where(earlier, token[:, None, :], tf.zeros([], token.dtype))
+        entries = tf.reshape(
+            self.of_entries(tf.reshape(seen, [-1, channels])), [-1, channels, self.hidden_size]
+        )
+        hidden = tf.reshape(self.of_token(features), [-1, channels, self.hidden_size]) + entries
+        params = self.last(tf.reshape(self.activation(hidden), [-1, self.hidden_size]))
+        return tf.reshape(params, [-1, channels, self._per_entry])
 
     def start(self, batch: Any) -> list[Cache]:
         """Return empty caches for the blocks.
@@ -229,7 +263,7 @@ class CausalTransformer(Conditioner):
     def step(
         self, before: tf.Tensor, index: tf.Tensor, context: tf.Tensor | None, caches: list[Cache]
     ) -> tuple[tf.Tensor, list[Cache]]:
-        """Return the parameters of token `index`, and the caches with what it adds to them.
+        """Return the features of token `index`, for `head`, and the caches with what it adds to them.
 
         Args:
             before: token `index` - 1, [batch, channels]; zeros for the first.
@@ -238,15 +272,14 @@ class CausalTransformer(Conditioner):
             caches: what the step before returned, or `start`.
 
         Returns:
-            Parameters [batch, channels, params_per_entry], and the caches.
+            Features [batch, hidden_size], and the caches.
         """
         x = self._embedded(before[:, None], tf.gather(self.position, index)[None], context)
         found = []
         for block, cache in zip(self.stack, caches, strict=True):
             x, cache = block.step(x, index, cache)
             found.append(cache)
-        params = self.last(self.last_norm(x))
-        return tf.reshape(params, [-1, before.shape[-1], self._per_entry]), found
+        return self.last_norm(x), found
 
     @property
     def _per_entry(self) -> int:
@@ -265,5 +298,5 @@ class CausalTransformer(Conditioner):
 
     def get_config(self) -> dict[str, Any]:
         """Return the arguments that make an equal network."""
-        sizes = {name: getattr(self, name) for name in ("hidden_size", "blocks", "heads", "expansion")}
-        return {**super().get_config(), **sizes}
+        names = ("hidden_size", "blocks", "heads", "expansion", "within")
+        return super().get_config() | {name: getattr(self, name) for name in names}

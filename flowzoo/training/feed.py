@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from flowzoo.config import TrainingConfig
 from flowzoo.data import Source, pipeline
+from flowzoo.data.outliers import with_outliers
 from flowzoo.training.strategies import check_batch_size
 from flowzoo.training.workers import Workers
 
@@ -46,7 +47,7 @@ class Feed:
         self.strategy, self.workers = strategy, Workers.of(strategy)
         self.steps, self.batch_size = _steps(recipe, train, limit)
         check_batch_size(self.batch_size, strategy)
-        self._seed = recipe.seed
+        self._seed, self._outliers = recipe.seed, recipe.outliers
         self._validation_batch_size = recipe.validation_batch_size or recipe.batch_size
 
     def whole(self) -> tf.data.Dataset:
@@ -86,7 +87,7 @@ class Feed:
         return dataset.with_options(options)
 
     def _batches(self, skip: int, shard: tuple[int, int] | None) -> tf.data.Dataset:
-        return pipeline(
+        dataset = pipeline(
             self.train,
             self.batch_size,
             shuffle=True,
@@ -97,6 +98,16 @@ class Feed:
             limit=self.limit,
             skip=skip,
             shard=shard,
+        )
+        if not self._outliers:
+            return dataset
+        return with_outliers(
+            dataset,
+            self._outliers,
+            seed=self._seed,
+            batch_size=self.batch_size,
+            skip=skip,
+            shard=shard or (0, 1),
         )
 
 

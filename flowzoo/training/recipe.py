@@ -24,6 +24,7 @@ from flowzoo.training.callbacks import (
 from flowzoo.training.feed import Feed
 from flowzoo.training.optimizers import make_optimizer
 from flowzoo.training.precision import dtype_policy
+from flowzoo.training.reflow import prepare
 from flowzoo.training.resuming import Progress, SaveState, Saving
 from flowzoo.training.workers import lost_workers_named
 
@@ -54,6 +55,7 @@ def train_recipe(
     validation: Source,
     *,
     conditional: bool = False,
+    teacher: Any = None,
     strategy: tf.distribute.Strategy | None = None,
     limit: int | None = None,
     callbacks: list[keras.callbacks.Callback] | None = None,
@@ -66,14 +68,19 @@ def train_recipe(
     workers together see what one would see. Each scores its part of the validation split, which it reads
     whole, and the sums are shared: all know the same `val_loss` and keep the same epoch.
 
+    With `recipe.reflow` the flow learns from pairs of the teacher's in place of data (see
+    `flowzoo.training.reflow`): both losses are those of pairs, an epoch is one pass over them, and the splits
+    give the conditions and the round trip alone.
+
     Args:
         make: builds the flow; called under the strategy's scope after the seed is set.
         recipe: epochs, batch size (of all replicas together), optimizer, seed, EMA.
         train: the training split.
         validation: the validation split, which decides which epoch's weights are kept.
         conditional: whether the sources' conditions are given to the flow.
+        teacher: of `recipe.reflow`, a trained `FlowMatching` of the same architecture; it is not changed.
         strategy: where to train; None for one device.
-        limit: use only so many examples of each split (for a quick look).
+        limit: use only so many examples of each split, or pairs (for a quick look).
         callbacks: of your own, added after the recipe's, on every worker.
         saving: where the state of the training is written and whether to go on from it, which gives what a
             training gives that was never stopped; None for none. The last state stays: whoever has put the
@@ -82,17 +89,24 @@ def train_recipe(
 
     Raises:
         FloatingPointError: the loss became NaN.
-        ValueError: the data do not fit the flow, or a batch does not divide among the replicas.
+        ValueError: the data or the teacher do not fit the flow, a batch does not divide among the replicas,
+            or several workers are to learn from pairs.
         DataError: the state is of another training.
         ConnectionError: another worker was lost.
         OSError: the state cannot be written.
     """
     keras.utils.set_random_seed(recipe.seed)
     strategy = strategy or tf.distribute.get_strategy()
-    feed = Feed(recipe, train, validation, conditional, limit, strategy)
+    measured = recipe.precision == "float32" and not (recipe.reflow and recipe.reflow.one_step)
+    trip = RoundTrip(validation, conditional, every=recipe.round_trip_every) if measured else None
+    if recipe.reflow is None and teacher is None:
+        feed = Feed(recipe, train, validation, conditional, limit, strategy)
+    else:
+        lesson = prepare(make, recipe, teacher, train if conditional else None, strategy, limit, saving)
+        make, feed = lesson.give_student, Feed(recipe, *lesson.pairs, True, None, strategy)
     with lost_workers_named(feed.workers):
         model = _compiled(make, recipe, feed)
-        used = _Used(recipe, feed, saving)
+        used = _Used(recipe, feed, saving, trip)
         done = used.save.restore(model) if used.save is not None else Progress()
         start, spent = time.perf_counter(), used.clock.total
         if done.stopped or done.epoch >= recipe.epochs:
@@ -111,6 +125,7 @@ def train_recipe(
                 callbacks=used.ordered(callbacks or []),
                 verbose=verbose if feed.workers.is_chief else 0,
             ).history
+    model.lesson = None
     seconds = time.perf_counter() - start + spent
     logs = history if used.save is None else used.save.history
     return Trained(model, logs, seconds, used.clock.epochs, used.keep.best_epoch + 1)
@@ -129,14 +144,13 @@ def _compiled(make: Callable[[], Any], recipe: TrainingConfig, feed: Feed) -> An
 class _Used:
     """The callbacks of a recipe."""
 
-    def __init__(self, recipe: TrainingConfig, feed: Feed, saving: Saving | None) -> None:
+    def __init__(
+        self, recipe: TrainingConfig, feed: Feed, saving: Saving | None, round_trip: RoundTrip | None
+    ) -> None:
         self.keep, self.clock = KeepWeights(best=recipe.keep == "best"), Clock()
         self._average = AverageWeights() if recipe.ema is not None else None
         self._patience = Patience(recipe.patience) if recipe.patience is not None else None
-        measured = recipe.precision == "float32"
-        self._round_trip = (
-            RoundTrip(feed.validation, feed.conditional, every=recipe.round_trip_every) if measured else None
-        )
+        self._round_trip = round_trip
         self.save = None if saving is None else self._saving(saving, recipe, feed)
 
     def _saving(self, saving: Saving, recipe: TrainingConfig, feed: Feed) -> SaveState:

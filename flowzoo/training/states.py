@@ -7,6 +7,7 @@ import dataclasses
 import hashlib
 import logging
 import re
+import shutil
 from pathlib import Path
 
 from flowzoo.errors import DataError
@@ -85,9 +86,15 @@ class StateFolder:
         self._good = path
         return path
 
+    @property
+    def pairs(self) -> Path:
+        """The folder of the pairs that a rectified flow learns from; they go when the states go."""
+        return self.folder / "pairs"
+
     def clear(self) -> None:
         """Delete all states, and what a process that was killed left behind."""
         self._delete_all_but()
+        shutil.rmtree(self.pairs, ignore_errors=True)
 
     def _delete_all_but(self, *kept: Path | None) -> None:
         # The oldest first: a process that dies here leaves more than it should, never an old one alone.

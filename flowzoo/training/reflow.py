@@ -1,0 +1,261 @@
+"""Reflow as a recipe: pairs that a teacher makes once, and a student that starts from its weights.
+
+Pair i is a noise, drawn from the seed and i, and the end of the teacher's path from it, before the
+preprocessing is undone. The first `held_out` pairs are for validation. In memory lie the ends alone (40,000
+of 64x64x3: 1 GB): the noise of a pair is drawn anew in each step. Ends of discrete data are float16, which
+errs by less than a tenth of a value (of 256 on [-1, 1]: by 0.06 at most), below what the teacher's solver
+errs by; uint8 would err by half of one. Ends of other data are float32.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import io
+import json
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from flowzoo import random
+from flowzoo.config import ReflowConfig, TrainingConfig
+from flowzoo.data import Source
+from flowzoo.files import write_atomic
+from flowzoo.models import checks
+from flowzoo.models.flow_matching import FlowMatching
+from flowzoo.models.pair_matching import PairMatching, pair_noise, transport
+from flowzoo.training.precision import dtype_policy
+from flowzoo.training.resuming import Saving
+from flowzoo.training.workers import Workers
+
+_log = logging.getLogger(__name__)
+
+# What student and teacher may differ in: how a flow is trained and solved, not what its weights are.
+_FREE = {"name", "dtype", "path", "sigma_min", "coupling", "entropy", "guidance", "solver", "steps", "rtol"}
+_FREE |= {"atol", "max_steps", "trace", "noise", "gradient"}
+_ROWS = 0xF24  # the stream that draws the conditions
+_BATCH_ENTRIES, _PIECE = 2**23, 4096  # numbers that are solved for at once; pairs of one file, about
+_CONDITIONS = 65536  # read of a stream
+
+
+@dataclasses.dataclass(frozen=True)
+class Lesson:
+    """A student with the teacher's weights, and what it learns from.
+
+    Attributes:
+        student: its `lesson` is set, so that `fit` takes the pairs.
+        pairs: to train on, and held out.
+    """
+
+    student: FlowMatching
+    pairs: tuple[Source, Source]
+
+    def give_student(self) -> FlowMatching:
+        """Return the student: what `make` is to a recipe without a teacher."""
+        return self.student
+
+
+def prepare(
+    make: Callable[[], Any],
+    recipe: TrainingConfig,
+    teacher: Any,
+    conditions: Source | None,
+    strategy: tf.distribute.Strategy,
+    limit: int | None,
+    saving: Saving | None,
+) -> Lesson:
+    """Build the student and make the pairs, or read those that an earlier start has made.
+
+    They are written beside the states of the training, a few thousand at a time, and belong to a teacher (its
+    weights), a seed and a solver: others are not read.
+
+    Args:
+        make: builds the student; called under the strategy's scope.
+        recipe: with `reflow`.
+        teacher: the trained model.
+        conditions: a split from which the pairs take their conditions; None without.
+        strategy: where the student trains. The pairs are made on one device.
+        limit: the most pairs that are used of either kind.
+        saving: where the pairs are kept; None keeps none.
+
+    Raises:
+        ValueError: no teacher or no `reflow`, a student that is not the teacher's like, several workers, or
+            conditions that do not fit.
+        FloatingPointError: some noises have no finite path.
+        OSError: the pairs cannot be written.
+    """
+    config = _checked(recipe, teacher, strategy)
+    with strategy.scope(), dtype_policy(recipe.precision):
+        student = make()
+    check_student(student, teacher, config)
+    with strategy.scope():
+        student.set_weights(teacher.get_weights())
+    student.lesson = PairMatching(config.one_step, config.seed)
+    sizes = (config.held_out, config.num_pairs)
+    held_out, num = sizes if limit is None else (min(limit, size) for size in sizes)
+    maker = PairMaker(teacher, config, _pool(teacher, conditions))
+    goals = maker.goals(held_out + num, None if saving is None else saving.states.pairs)
+    marks = maker.marks(held_out + num)
+    name = f"pairs of {teacher.name} {maker.fingerprint}"
+    parts = {"train": slice(held_out, None), "validation": slice(held_out)}
+    train, validation = (
+        Source(x=goals[rows], condition=marks[rows], name=name, split=split) for split, rows in parts.items()
+    )
+    return Lesson(student, (train, validation))
+
+
+def _checked(recipe: TrainingConfig, teacher: Any, strategy: tf.distribute.Strategy) -> ReflowConfig:
+    if recipe.reflow is None:
+        raise ValueError("A teacher was given, and the recipe has no reflow that says what to learn of it.")
+    if not isinstance(teacher, FlowMatching):
+        received = "none" if teacher is None else f"a {type(teacher).__name__} ({teacher.name})"
+        raise ValueError(f"reflow takes a trained FlowMatching as the teacher. Received: {received}")
+    if not teacher.adapted:
+        raise ValueError(f"The teacher {teacher.name} is not trained: its weights of data are not set.")
+    workers = Workers.of(strategy).count
+    if workers > 1:
+        raise ValueError(
+            f"reflow trains in one process, on the devices of one machine: each worker would make pairs of "
+            f"its own. Received: {workers} workers; take strategy='one' or 'mirrored'."
+        )
+    return recipe.reflow
+
+
+def check_student(student: Any, teacher: FlowMatching, config: ReflowConfig) -> None:
+    """Raise ValueError unless a student can take a teacher's weights and learn its paths."""
+    if not isinstance(student, FlowMatching):
+        raise ValueError(f"reflow trains a FlowMatching. Received: a {type(student).__name__}")
+    own, theirs = student.get_config(), teacher.get_config()
+    for each in (own, theirs):  # whether the network knows "no condition", not how often it is trained
+        each["condition_dropout"] = bool(each["condition_dropout"])
+    different = [key for key in own if key not in _FREE and _plain(own[key]) != _plain(theirs.get(key))]
+    if different:
+        listed = ", ".join(f"{key} ({own[key]!r} and {theirs.get(key)!r})" for key in different)
+        raise ValueError(
+            f"The student {student.name} must be built as its teacher {teacher.name}, from whose weights it "
+            f"starts. They differ in: {listed}"
+        )
+    wanted: dict[str, Any] = {"path": "rectified", "coupling": "independent"}
+    if config.one_step:
+        wanted |= {"solver": "euler", "steps": 1}
+    for key, value in wanted.items():
+        if own[key] != value:
+            raise ValueError(f"reflow asks for a student with {key}={value!r}. Received: {own[key]!r}")
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _pool(teacher: FlowMatching, conditions: Source | None) -> tf.Tensor | None:
+    """Return the conditions that pairs are drawn from, as the layers take them."""
+    if conditions is None:
+        return checks.condition(teacher, np.arange(teacher.num_classes) if teacher.num_classes else None)
+    found = conditions.head(_CONDITIONS)[1] if conditions.is_streamed else conditions.condition
+    return checks.condition(teacher, found)
+
+
+class PairMaker:
+    """Makes the pairs of a teacher.
+
+    Args:
+        teacher: a trained model.
+        config: solver, guidance and seed.
+        pool: conditions to draw from, as the layers take them; None without.
+
+    Attributes:
+        fingerprint: of the teacher, its weights, solver and seed, and of the conditions.
+    """
+
+    def __init__(self, teacher: FlowMatching, config: ReflowConfig, pool: tf.Tensor | None) -> None:
+        self._teacher, self._seed, self._pool = teacher, config.seed, pool
+        self._ends = transport(teacher, config.guidance, config.solver, config.steps)
+        self._dtype = np.dtype("float16" if teacher.discrete else "float32")
+        size = int(np.prod(teacher.latent_shape, dtype="int64"))
+        self._most = max(1, min(_PIECE, _BATCH_ENTRIES // size))
+        self.fingerprint = self._digest(config)
+
+    def _digest(self, config: ReflowConfig) -> str:
+        about = {key: value for key, value in self._teacher.get_config().items() if key != "name"}
+        solving = config.model_dump(include={"guidance", "solver", "steps", "seed"})
+        digest = hashlib.sha256(json.dumps([about, solving, self._dtype.name], default=str).encode())
+        for array in (*self._teacher.get_weights(), *([] if self._pool is None else [self._pool.numpy()])):
+            digest.update(np.ascontiguousarray(array).tobytes())
+        return digest.hexdigest()[:16]
+
+    def goals(self, count: int, folder: Path | None = None) -> np.ndarray:
+        """Return the ends of the first `count` pairs, [count, *latent_shape].
+
+        Args:
+            count: how many.
+            folder: where they are read, and written as they are made; None makes them all.
+
+        Raises:
+            FloatingPointError: some are not finite.
+            OSError: they cannot be written.
+        """
+        goals = np.empty([count, *self._teacher.latent_shape], self._dtype)
+        batch = min(self._most, count)
+        piece = batch * max(1, _PIECE // batch)
+        for start in range(0, count, piece):
+            part = goals[start : start + piece]
+            path = None if folder is None else folder / f"{self.fingerprint}_{start:07d}.npy"
+            if path is None or not _read(path, part):
+                for first in range(0, len(part), batch):
+                    part[first : first + batch] = self._solved(start + first, batch)[: len(part) - first]
+                _log.info("made pairs %d to %d of %d", start + 1, start + len(part), count)
+                _write(path, part)
+        return goals
+
+    def _solved(self, first: int, count: int) -> np.ndarray:
+        number = tf.range(first, first + count, dtype=tf.int64)
+        z = pair_noise(number, self._seed, self._teacher.latent_shape, self._teacher.compute_dtype)
+        found = np.asarray(self._ends(z, self._conditions(number))).astype(self._dtype)
+        if not np.isfinite(found).all():
+            raise FloatingPointError(
+                f"{self._teacher.name}: some noises have no finite path. Take another solver or more steps."
+            )
+        return found
+
+    def _conditions(self, number: tf.Tensor) -> tf.Tensor | None:
+        if self._pool is None:
+            return None
+        seeds = random.seeds_of_rows(random.fold_in(self._seed, _ROWS), number)
+        uniform = random.example_uniform(tf.zeros([len(number), 1]), seeds, tf.float64)[:, 0]
+        return tf.gather(self._pool, tf.cast(uniform * len(self._pool), tf.int32))
+
+    def marks(self, count: int) -> np.ndarray:
+        """Return what stands beside the ends: the number of each pair and its condition, [count, 1 + k]."""
+        number = tf.range(count, dtype=tf.int64)
+        marks, condition = np.arange(count, dtype="float32")[:, None], self._conditions(number)
+        if condition is None:
+            return marks
+        return np.concatenate([marks, np.reshape(condition, [count, -1]).astype("float32")], axis=1)
+
+
+def _read(path: Path, part: np.ndarray) -> bool:
+    """Read pairs into their place; return whether there were any."""
+    try:
+        found = np.load(path, allow_pickle=False)
+    except FileNotFoundError:
+        return False
+    except (ValueError, EOFError):
+        found = np.empty(0)
+    if found.shape != part.shape or found.dtype != part.dtype:
+        _log.warning("%s does not hold the pairs that it should: they are made anew", path)
+        return False
+    part[...] = found
+    return True
+
+
+def _write(path: Path | None, part: np.ndarray) -> None:
+    if path is None:
+        return
+    buffer = io.BytesIO()
+    np.save(buffer, part, allow_pickle=False)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(path, buffer.getvalue())

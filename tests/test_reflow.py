@@ -215,6 +215,7 @@ for a, b in zip(one.model.trainable_weights, two.model.trainable_weights):
 
 
 @pytest.mark.timeout(300)
+@pytest.mark.slow
 def test_replicas_learn_what_one_device_learns() -> None:
     root = str(Path(__file__).parents[1])
     env = {**os.environ, "PYTHONPATH": root, "CUDA_VISIBLE_DEVICES": "", "TF_CPP_MIN_LOG_LEVEL": "3"}

@@ -35,6 +35,15 @@ def unpack(flow: Any, data: Any) -> tuple[tf.Tensor, tf.Tensor | None, tf.Tensor
     return x, checks.condition(flow, condition, tf.shape(x)[0]), weight
 
 
+def check_losses(name: str, losses: list[Any]) -> None:
+    """Raise FloatingPointError where a training ended with a loss that is not finite."""
+    if losses and not np.isfinite(losses[-1]):
+        raise FloatingPointError(
+            f"{name}: the loss of epoch {len(losses)} is {losses[-1]}. The data lie too far from those that "
+            f"the flow was fitted to first, or the learning rate is too high."
+        )
+
+
 def no_condition(x: Any) -> np.ndarray:
     """Return an empty condition: without one, Keras drops the sample weights of an array silently."""
     return np.zeros([len(x), 0], "float32")

@@ -14,6 +14,7 @@ from flowzoo.layers.noise import GaussianNoise
 from flowzoo.layers.patchify import Patchify
 from flowzoo.layers.preprocessing import Dequantize
 from flowzoo.layers.transformer_autoregressive import TransformerAutoregressive
+from flowzoo.models import checks
 from flowzoo.models.guidance import checked_dropout, checked_guidance
 from flowzoo.models.tarflow_arguments import (
     checked_denoise,
@@ -21,6 +22,7 @@ from flowzoo.models.tarflow_arguments import (
     data_layers,
     default_patch_size,
 )
+from flowzoo.models.tarflow_exact import check_exact, exact_log_prob
 from flowzoo.models.tarflow_sampling import _Sampling
 from flowzoo.networks.transformer import CausalTransformer
 
@@ -39,11 +41,12 @@ class TarFlow(_Sampling):
     pass, not T times as many.
 
     What log_prob is: by default the density of the user's own data; of whole numbers, through uniform
-    dequantisation, a bound on their log-probability, with bits per dimension. With `noise_std` above 0 the
-    flow is trained on data with Gaussian noise, in the data's own units, drawn anew at each step from the
-    example and the seed. Images are then continuous values in the scale of the pixels: samples are floats,
-    and there are no bits per dimension. log_prob is then the density of noisy data, at the x that it is
-    given: it adds no noise itself, and says little of clean data. `fit` and `evaluate` add the noise.
+    dequantisation, a bound on their log-probability, with bits per dimension (one block that sees whole
+    values has the log-probability itself, `exact_log_prob`). With `noise_std` above 0 the flow is trained
+    on data with Gaussian noise, in the data's own units, drawn anew at each step from the example and the
+    seed. Images are then continuous values in the scale of the pixels: samples are floats, and there are
+    no bits per dimension. log_prob is then the density of noisy data, at the x that it is given: it adds
+    no noise itself, and says little of clean data. `fit` and `evaluate` add the noise.
 
     The paper's layers are affine, which fits densities with sharp edges badly (the uniform noise in the black
     pixels of a digit): transform="rational_quadratic" takes splines.
@@ -187,6 +190,32 @@ class TarFlow(_Sampling):
         layers += [Patchify(patch_size), *near_data]
         super().__init__(
             layers, event_shape, condition_shape, num_classes, base=base, family_arguments=arguments, **kwargs
+        )
+
+    # -- whole values ---------------------------------------------------------------------------------
+
+    def raw_exact_log_prob(self, x: tf.Tensor, condition: tf.Tensor | None) -> tf.Tensor:
+        """Return log P(x) of whole numbers; for use inside graphs."""
+        return exact_log_prob(self.chain.chained, x, condition)
+
+    def exact_log_prob(self, x: Any, condition: Any = None) -> tf.Tensor:
+        """Return log P(x) of whole values in nats, [batch]: exact, where `log_prob` is a bound on it.
+
+        It is the logarithm of how often `sample` draws x, at the cost of one pass. In the mean over the noise
+        of dequantisation it is never below `log_prob`.
+
+        Args:
+            x: whole numbers, [batch, *event_shape].
+            condition: [batch, *condition_shape], or one for all.
+
+        Raises:
+            ValueError: not a flow of one block with whole_values=True and a normal base; as `log_prob`.
+            TypeError: as `log_prob`.
+        """
+        check_exact(self.name, self.base, self.chain.chained)
+        x = checks.data(self, x)
+        return self._graphs._call(
+            "exact_log_prob", x=x, condition=checks.condition(self, condition, tf.shape(x)[0])
         )
 
     # -- training -----------------------------------------------------------------------------------

@@ -226,6 +226,7 @@ class Trainable:
         Raises:
             ValueError: wrong shapes, NaN or infinity, values out of range, a missing condition.
             TypeError: data of a kind that is not taken.
+            FloatingPointError: the loss of the last epoch is not finite, and so the weights may not be.
         """
         x, y = self._checked(x, y, "x")
         if validation_data is not None:
@@ -243,7 +244,9 @@ class Trainable:
         elif y is None and kwargs.get("sample_weight") is not None:
             y = feeding.no_condition(x)
         with feeding.clear_errors():
-            return super().fit(x, y, *args, validation_data=validation_data, **kwargs)
+            history = super().fit(x, y, *args, validation_data=validation_data, **kwargs)
+        feeding.check_losses(self.name, history.history.get("loss", []))
+        return history
 
     def evaluate(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> Any:
         """Return the mean of -log_prob in nats (and bits per dimension); arguments as `fit`.

@@ -205,6 +205,14 @@ def test_act_norm_of_vectors_sees_rows_far_out() -> None:
     assert -float(np.mean(flow.log_prob(x))) < 10
 
 
+def test_a_training_that_ends_in_infinity_is_an_error() -> None:
+    made = fresh("maf")
+    x = np.random.default_rng(0).normal(size=(64, *made.event_shape)).astype("float32")
+    made.fit(x, verbose=0)
+    with pytest.raises(FloatingPointError, match="the loss of epoch 1 is inf|the loss of epoch 1 is nan"):
+        made.fit(x * 1e30, verbose=0)
+
+
 def test_predict_gives_log_prob() -> None:
     flow, x = fresh("realnvp"), KINDS["vector"].data(50)
     flow.adapt(x)

@@ -112,6 +112,26 @@ def test_whole_values_leave_nothing_of_the_noise_and_invert_exactly() -> None:
         TransformerAutoregressive(levels=(1, 0.05))
 
 
+@pytest.mark.parametrize("options", [{}, {"transform": "rational_quadratic", "num_bins": 4}])
+def test_exact_probabilities_of_all_images_add_up_to_one(options: dict) -> None:
+    """And no bound is above its exact value in the mean; samples are drawn as often as it says."""
+    shape = {"patch_size": 2, "num_blocks": 1, "within_patch": True, "whole_values": True, "num_values": 3}
+    made, randomised = flow((2, 2, 1), scale=0.5, num_classes=2, **shape, **options)
+    randomised()
+    x = np.stack(np.meshgrid(*[np.arange(3)] * 4), -1).reshape(-1, 2, 2, 1).astype("uint8")
+    exact = np.asarray(made.exact_log_prob(x, 1), "float64")
+    np.testing.assert_allclose(np.exp(exact).sum(), 1.0, atol=1e-5)
+    bounds = np.mean([made.log_prob(x, 1, seed=seed) for seed in range(100)], axis=0)
+    assert (bounds <= exact + 0.05).all() and (bounds < exact - 1e-3).any()
+    drawn = np.asarray(made.sample(20_000, 1, seed=0)).reshape(-1, 4) @ [27, 9, 3, 1]
+    told = x.reshape(-1, 4) @ [27, 9, 3, 1]
+    share = np.bincount(drawn, minlength=81)[told] / 20_000
+    np.testing.assert_allclose(share, np.exp(exact), atol=0.015)
+    other, _ = flow((2, 2, 1), **{**shape, "num_blocks": 2})
+    with pytest.raises(ValueError, match="exact_log_prob needs num_blocks=1.*Received: 2 blocks"):
+        other.exact_log_prob(x)
+
+
 def test_unknown_transforms_are_refused() -> None:
     with pytest.raises(ValueError, match="affine, rational_quadratic. Received: 'spline'"):
         TarFlow((2,), **{**SMALL, "transform": "spline"})

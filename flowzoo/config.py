@@ -130,16 +130,19 @@ class ReflowConfig(_Part):
         """Raises ValueError for a model that cannot be the student."""
         if model.family != "flow_matching":
             raise ValueError(f"reflow trains the family flow_matching alone; received: {model.family!r}")
-        wanted: dict[str, Any] = {"path": "rectified", "coupling": "independent"}
-        if self.one_step:
-            wanted |= {"solver": "euler", "steps": 1}
         args = {"coupling": "independent", **model.args}
-        for key, value in wanted.items():
+        for key, value in self.student.items():
             if args.get(key) != value:
                 asked = "reflow.one_step" if key in ("solver", "steps") else "reflow"
                 raise ValueError(
                     f"{asked} asks for model.args.{key} to be {value!r}; received: {args.get(key)!r}"
                 )
+
+    @property
+    def student(self) -> dict[str, Any]:
+        """The arguments that the student's model must have."""
+        one = {"solver": "euler", "steps": 1} if self.one_step else {}
+        return {"path": "rectified", "coupling": "independent", **one}
 
 
 class TrainingConfig(_Part):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import platform
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -24,13 +25,20 @@ def conditional(config: EntryConfig) -> bool:
     return config.data is not None and config.data.conditional
 
 
-def score(model: Any, source: Source, config: EntryConfig, limit: int | None) -> dict[str, float]:
-    """Return mean and standard error of the negative log_prob, in nats."""
+def score(
+    model: Any,
+    source: Source,
+    config: EntryConfig,
+    limit: int | None,
+    log_prob: Callable[..., Any] | None = None,
+) -> dict[str, float]:
+    """Return mean and standard error of the negative log_prob (or of what is given as it), in nats."""
+    log_prob = log_prob or model.log_prob
     x, condition = source.head(limit)
     condition = condition if conditional(config) else None
     step = max(1, 2**20 // model.event_size)
     parts = [
-        np.asarray(model.log_prob(x[i : i + step], None if condition is None else condition[i : i + step]))
+        np.asarray(log_prob(x[i : i + step], None if condition is None else condition[i : i + step]))
         for i in range(0, len(x), step)
     ]
     nats = -np.concatenate(parts).astype("float64")

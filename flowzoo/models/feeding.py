@@ -35,12 +35,12 @@ def unpack(flow: Any, data: Any) -> tuple[tf.Tensor, tf.Tensor | None, tf.Tensor
     return x, checks.condition(flow, condition, tf.shape(x)[0]), weight
 
 
-def check_losses(name: str, losses: list[Any]) -> None:
-    """Raise FloatingPointError where a training ended with a loss that is not finite."""
-    if losses and not np.isfinite(losses[-1]):
+def check_loss(epoch: int, loss: float) -> None:
+    """Raise FloatingPointError where the loss of an epoch, counted from 1, is not finite."""
+    if not np.isfinite(loss):
         raise FloatingPointError(
-            f"{name}: the loss of epoch {len(losses)} is {losses[-1]}. The data lie too far from those that "
-            f"the flow was fitted to first, or the learning rate is too high."
+            f"In training the loss of epoch {epoch} is {loss}. Try a smaller learning rate or clip_norm, and "
+            f"look for outliers in the data, or for data far from those that the flow was fitted to first."
         )
 
 

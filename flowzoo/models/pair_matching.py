@@ -52,7 +52,7 @@ class PairMatching:
             number, condition = tf.cast(condition[:, 0], tf.int64), condition[:, 1:]
             z = pair_noise(number, self.noises, flow.latent_shape, flow.compute_dtype)
             x = tf.stack([z, tf.ensure_shape(x, [None, *flow.latent_shape])], axis=1)
-        shape = layer_condition_shape(flow)
+        shape = flow.chain.condition_shape
         if shape is None:
             return x, None, weight
         return x, tf.reshape(tf.cast(condition, flow.compute_dtype), [-1, *shape]), weight
@@ -68,11 +68,6 @@ class PairMatching:
         if flow.condition_dropout:
             kept = one_uniform(z, seed, _DROP, z.dtype) >= flow.condition_dropout
         return flow.velocity_loss(z, goal, time, condition, kept)
-
-
-def layer_condition_shape(flow: FlowMatching) -> tuple[int, ...] | None:
-    """Return the shape of one condition as the layers take it; None without."""
-    return (flow.num_classes,) if flow.num_classes else flow.condition_shape
 
 
 def pair_noise(number: tf.Tensor, seed: int, shape: tuple[int, ...], dtype: Any) -> tf.Tensor:

@@ -245,7 +245,8 @@ class Trainable:
             y = feeding.no_condition(x)
         with feeding.clear_errors():
             history = super().fit(x, y, *args, validation_data=validation_data, **kwargs)
-        feeding.check_losses(self.name, history.history.get("loss", []))
+        if history.epoch:
+            feeding.check_loss(history.epoch[-1] + 1, history.history["loss"][-1])
         return history
 
     def evaluate(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> Any:

@@ -13,6 +13,7 @@ import tensorflow as tf
 
 from flowzoo.data import Source
 from flowzoo.measure import allowed_round_trip, round_trip
+from flowzoo.models.feeding import check_loss
 
 _log = logging.getLogger(__name__)
 
@@ -121,12 +122,7 @@ class StopOnNaN(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Look at the loss."""
-        loss = float((logs or {}).get("loss", 0.0))
-        if not math.isfinite(loss):
-            raise FloatingPointError(
-                f"The loss of epoch {epoch + 1} is {loss}. Try a smaller learning rate or clip_norm, and "
-                f"look for outliers in the data."
-            )
+        check_loss(epoch + 1, float((logs or {}).get("loss", 0.0)))
 
 
 class RoundTrip(keras.callbacks.Callback):

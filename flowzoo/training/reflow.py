@@ -139,10 +139,7 @@ def check_student(student: Any, teacher: FlowMatching, config: ReflowConfig) -> 
             f"The student {student.name} must be built as its teacher {teacher.name}, from whose weights it "
             f"starts. They differ in: {listed}"
         )
-    wanted: dict[str, Any] = {"path": "rectified", "coupling": "independent"}
-    if config.one_step:
-        wanted |= {"solver": "euler", "steps": 1}
-    for key, value in wanted.items():
+    for key, value in config.student.items():
         if own[key] != value:
             raise ValueError(f"reflow asks for a student with {key}={value!r}. Received: {own[key]!r}")
 

@@ -210,7 +210,7 @@ def test_pictures_of_the_users_own(tmp_path: Path, pictures: Path, capsys: Any) 
     command = ["train", "test_realnvp", *shared, "-o", "mirror=true", "--epochs", "2", "--previews", "1"]
     # The entry's own number of values is that of its own data.
     content = registry.get_config("test_realnvp").model_dump(mode="json")
-    content["model"]["args"].pop("num_values")
+    content["model"]["args"] = {"num_couplings": 1, "num_levels": 1, "filters": 8, "blocks": 1}
     content |= {"name": "test_any_realnvp", "weights": {}}
     registry.register_config(parse_config(content), overwrite=True)
     command[1] = "test_any_realnvp"

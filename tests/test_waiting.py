@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import time
 
 import keras
@@ -11,8 +12,13 @@ import pytest
 import tensorflow as tf
 
 from flowzoo.cli import main
+from flowzoo.config import TrainingConfig
 from flowzoo.data import Source, pipeline, write_shards
 from flowzoo.models import MAF
+from flowzoo.training.feed import Feed
+from flowzoo.training.recipe import train_recipe
+from flowzoo.training.resuming import Saving
+from flowzoo.training.states import StateFolder
 from flowzoo.training.waiting import WaitForData, report_pipeline
 
 # Seconds a batch. Sleeping is the same on every machine, and long beside a step of these models on any.
@@ -36,6 +42,11 @@ class SlowDisk:
 def sleepy(x):
     time.sleep(SLEEP / 64)
     return x
+
+
+def slow_batch(x):
+    with tf.control_dependencies([tf.numpy_function(lambda: time.sleep(SLEEP / 2), [], [])]):
+        return tf.identity(x)
 
 
 def slow_stream():
@@ -96,6 +107,44 @@ def test_watched_data_are_checked_as_ever():
     bad = tf.data.Dataset.from_tensor_slices(np.full_like(X, np.nan)).batch(4)
     with pytest.raises(ValueError, match="NaN"):
         flow.fit(wait.watch(flow, bad), verbose=0)
+
+
+class Epochs(keras.callbacks.Callback):
+    def __init__(self):
+        super().__init__()
+        self.logs = []
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.logs.append(dict(logs))
+
+
+@pytest.mark.parametrize(("slow", "saved"), [(True, False), (False, True)])
+def test_a_recipe_says_how_long_it_waits(slow, saved, tmp_path, caplog, monkeypatch):
+    if slow:  # after all that the pipeline fetches ahead
+        plain = Feed.training
+        monkeypatch.setattr(Feed, "training", lambda feed, skip: plain(feed, skip).map(slow_batch))
+    # More steps than batches that are checked ahead while the round trip is measured.
+    steps = 12 if slow else 3
+    recipe = TrainingConfig(epochs=2, steps_per_epoch=steps, batch_size=64, jit_compile=False)
+    saving = Saving(StateFolder(tmp_path), 1e9) if saved else None
+    seen = Epochs()
+    with caplog.at_level(logging.INFO, logger="flowzoo.training.recipe"):
+        done = train_recipe(
+            model,
+            recipe,
+            Source(x=X),
+            Source(x=X),
+            callbacks=[seen, *([] if slow else [SlowStep()])],
+            saving=saving,
+            verbose=0,
+        )
+    last = seen.logs[-1]
+    assert (last["data_wait_share"] > 0.3) == (last["data_wait_ms"] > 150 * SLEEP) == slow
+    assert set(done.history) == {"loss", "val_loss", "val_round_trip"}  # no times: these do not repeat
+    (said,) = [
+        record for record in caplog.records if "of the training was waiting for data" in record.message
+    ]
+    assert (said.levelno == logging.WARNING) == ("flowzoo pipeline" in said.message) == slow
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -36,6 +37,9 @@ def _large(name: str) -> bool:
     return weights.read_card(packaged("saved_models") / name)["parameters"] > 2e6  # type: ignore[operator]
 
 
+# Splines and transformers take half a minute for 500 digits, continuous flows for four.
+MNIST = [name for name in TRAINED if registry.get_config(name).data.source == "mnist"]
+LONG = ("nsf", "tarflow", "flow_matching")
 LOADED = [name for name in TRAINED if not _integrated(name)]
 
 
@@ -97,9 +101,23 @@ def test_large_entries_sample(name: str) -> None:
     _assert_samples(flowzoo.load(name))
 
 
+@pytest.fixture(scope="module")
+def load() -> Callable[[str], flowzoo.Flow]:
+    """Load an entry, once if two tests take it: tracing its density takes seconds."""
+    kept: dict[str, flowzoo.Flow] = {}
+
+    def load(name: str) -> flowzoo.Flow:
+        flow = kept.get(name) or flowzoo.load(name)
+        if name in MNIST and not name.startswith(LONG):
+            kept[name] = flow
+        return flow
+
+    return load
+
+
 @pytest.mark.parametrize("name", LOADED)
-def test_every_trained_entry_loads_and_samples(name: str) -> None:
-    flow, config = flowzoo.load(name), registry.get_config(name)
+def test_every_trained_entry_loads_and_samples(name: str, load: Callable[[str], flowzoo.Flow]) -> None:
+    flow, config = load(name), registry.get_config(name)
     assert isinstance(flow, flowzoo.Flow) and flow.name == name
     assert flow.discrete == (config.card.metric == "bits_per_dim")
     folder = packaged("saved_models") / name
@@ -132,16 +150,11 @@ def test_everything_trained_is_published() -> None:
     assert folders == set(TRAINED)
 
 
-# Splines and transformers take half a minute for 500 digits, continuous flows for four.
-DIGITS = [
-    pytest.param(name, marks=pytest.mark.slow if name.startswith(("nsf", "tarflow", "flow_matching")) else ())
-    for name in TRAINED
-    if registry.get_config(name).data.source == "mnist"
-]
+DIGITS = [pytest.param(name, marks=pytest.mark.slow if name.startswith(LONG) else ()) for name in MNIST]
 
 
 @pytest.mark.parametrize("name", DIGITS)
-def test_the_measured_figure_holds_on_real_digits(name: str) -> None:
+def test_the_measured_figure_holds_on_real_digits(name: str, load: Callable[[str], flowzoo.Flow]) -> None:
     """The card's bits/dim, on 500 of the 10,000 test digits, within five standard errors."""
     config = registry.get_config(name)
     try:
@@ -149,7 +162,7 @@ def test_the_measured_figure_holds_on_real_digits(name: str) -> None:
     except DataError as error:
         pytest.skip(f"no MNIST here: {str(error)[:80]}")
     metric = flowzoo.info(name).card["metric"]
-    flow = flowzoo.load(name)
+    flow = load(name)
     num, few = (4, 2) if isinstance(flow, ContinuousModel) else (500, 50)
     x, condition = source.head(num)
     condition = condition if config.data.conditional else None
@@ -211,8 +224,14 @@ def test_train_writes_what_load_reads(tmp_path: Path) -> None:
     np.testing.assert_allclose(-np.mean(flow.log_prob(x, c)), result.loss, rtol=1e-4)
     assert np.array_equal(flow.log_prob(x, c), flowzoo.load("test_maf", source=folder).log_prob(x, c))
     assert weights.read_card(folder)["training"]["epochs"] == 2
-    again = flowzoo.train("test_maf", out=tmp_path / "b", epochs=2, limit=500, seed=3, verbose=0)
+    # Once more, by a config of the user's own, which trains and loads like the zoo's.
+    config = registry.get_config("test_maf").model_dump(mode="json")
+    config["name"], config["weights"]["sha256"] = "maf_mine", None
+    flowzoo.register_config(config)
+    assert "maf_mine" in flowzoo.list_models()
+    again = flowzoo.train("maf_mine", out=tmp_path, epochs=2, limit=500, seed=3, verbose=0)
     assert again.loss == result.loss and again.history == result.history
+    assert flowzoo.load(f"path:{again.path}").num_classes == 2
     with pytest.raises(FileExistsError):
         flowzoo.train("test_maf", out=tmp_path, epochs=1, limit=100, overwrite=False, verbose=0)
 
@@ -248,14 +267,3 @@ def test_weights_of_another_model_are_refused(tmp_path: Path) -> None:
     write_manifest(folder)
     with pytest.raises(CorruptWeightsError, match="another log_prob"):
         flowzoo.load("test_maf", source=folder)
-
-
-def test_a_user_entry_from_config_to_weights(tmp_path: Path) -> None:
-    """A config of the user's own trains and loads like the zoo's."""
-    config = registry.get_config("test_maf").model_dump(mode="json")
-    config["name"], config["data"]["source"] = "maf_circles", "circles"
-    config["weights"]["sha256"] = None
-    flowzoo.register_config(config)
-    assert "maf_circles" in flowzoo.list_models()
-    result = flowzoo.train("maf_circles", out=tmp_path, epochs=1, limit=300, verbose=0)
-    assert flowzoo.load(f"path:{result.path}").num_classes == 2

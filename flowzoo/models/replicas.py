@@ -15,7 +15,7 @@ _SUM = tf.distribute.ReduceOp.SUM
 # -- one batch in several parts -----------------------------------------------------------------------
 
 
-def _context() -> Any:
+def context() -> Any:
     """Return the context of a replica among several, or None where one replica has the whole batch."""
     context = tf.distribute.get_replica_context()
     return context if context is not None and context.num_replicas_in_sync > 1 else None
@@ -45,61 +45,63 @@ class Part:
         count = tf.shape(x, out_type=tf.int64)[0]
         weight = tf.ones([count], x.dtype) if weight is None else tf.cast(weight, x.dtype)
         total, start = tf.reduce_sum(weight), tf.zeros([], tf.int64)
-        context = _context()
-        if context is not None:
+        meeting = context()
+        if meeting is not None:
             # float64 holds every count of rows and the sum of float32 weights.
             own = tf.stack([tf.cast(count, tf.float64), tf.cast(total, tf.float64)])
-            table = context.all_gather(own[None], axis=0)
-            before = tf.range(tf.shape(table)[0]) < tf.cast(context.replica_id_in_sync_group, tf.int32)
+            table = meeting.all_gather(own[None], axis=0)
+            before = tf.range(tf.shape(table)[0]) < tf.cast(meeting.replica_id_in_sync_group, tf.int32)
             start = tf.cast(tf.reduce_sum(tf.where(before, table[:, 0], 0.0)), tf.int64)
             total = tf.cast(tf.reduce_sum(table[:, 1]), x.dtype)
         return cls(start + tf.range(count), tf.math.divide_no_nan(weight, total), total)
 
     def mean(self, values: tf.Tensor) -> tf.Tensor:
         """Return the weighted mean over the whole batch of one value an example ([rows])."""
-        mean, context = tf.reduce_sum(self.share * values), _context()
-        return mean if context is None else context.all_reduce(_SUM, mean)
+        mean, meeting = tf.reduce_sum(self.share * values), context()
+        return mean if meeting is None else meeting.all_reduce(_SUM, mean)
 
     def update(self, metric: keras.metrics.Mean, mean: tf.Tensor) -> None:
         """Count the batch in a metric that sums over replicas: each adds its equal part of the weight."""
-        context = _context()
-        replicas = 1 if context is None else context.num_replicas_in_sync
+        meeting = context()
+        replicas = 1 if meeting is None else meeting.num_replicas_in_sync
         metric.update_state(mean, sample_weight=self.total / replicas)
 
     def gather(self, tensor: tf.Tensor) -> tf.Tensor:
         """Return the rows of all replicas, in the order of the batch."""
-        context = _context()
-        if context is None:
+        meeting = context()
+        if meeting is None:
             return tensor
-        return tf.ensure_shape(context.all_gather(tensor, axis=0), [None, *tensor.shape[1:]])
+        return tf.ensure_shape(meeting.all_gather(tensor, axis=0), [None, *tensor.shape[1:]])
 
     def take(self, whole: tf.Tensor) -> tf.Tensor:
         """Return this replica's rows of what the whole batch has."""
-        return whole if _context() is None else tf.gather(whole, self.rows)
+        return whole if context() is None else tf.gather(whole, self.rows)
 
 
 def clipped(optimizer: Any, gradients: list[tf.Tensor | None]) -> list[tf.Tensor | None]:
-    """Clip the gradient of the whole batch where Keras would clip each replica's part of it.
+    """Clip the gradient of the whole batch, for an optimizer that clips and sums each replica's part of it.
 
-    Returns what Keras may sum over the replicas, and clip once more without effect. On one replica, or
-    without clipping, the gradients are returned as they are.
+    Returns what it may sum over the replicas, and clip once more without effect. On one replica, or without
+    clipping, the gradients are returned as they are. Where the optimizer scales losses, gradients and limits
+    are both larger by its factor.
     """
-    context = _context()
-    if context is None or not (optimizer.global_clipnorm or optimizer.clipnorm or optimizer.clipvalue):
+    meeting, inner = context(), getattr(optimizer, "inner_optimizer", optimizer)
+    if meeting is None or not (inner.global_clipnorm or inner.clipnorm or inner.clipvalue):
         return gradients
-    summed = iter(context.all_reduce(_SUM, [gradient for gradient in gradients if gradient is not None]))
+    scale = getattr(optimizer, "dynamic_scale", 1.0)
+    summed = iter(meeting.all_reduce(_SUM, [gradient for gradient in gradients if gradient is not None]))
     gradients = [gradient if gradient is None else next(summed) for gradient in gradients]
-    if optimizer.global_clipnorm:
-        gradients, _ = tf.clip_by_global_norm(gradients, optimizer.global_clipnorm)
+    if inner.global_clipnorm:
+        gradients, _ = tf.clip_by_global_norm(gradients, inner.global_clipnorm * scale)
 
     def share(gradient: tf.Tensor | None) -> tf.Tensor | None:
         if gradient is None:
             return None
-        if optimizer.clipnorm:
-            gradient = tf.clip_by_norm(gradient, optimizer.clipnorm)
-        elif optimizer.clipvalue:
-            gradient = tf.clip_by_value(gradient, -optimizer.clipvalue, optimizer.clipvalue)
-        return gradient / context.num_replicas_in_sync
+        if inner.clipnorm:
+            gradient = tf.clip_by_norm(gradient, inner.clipnorm * scale)
+        elif inner.clipvalue:
+            gradient = tf.clip_by_value(gradient, -inner.clipvalue * scale, inner.clipvalue * scale)
+        return gradient / meeting.num_replicas_in_sync
 
     return [share(gradient) for gradient in gradients]
 
@@ -120,11 +122,11 @@ class Pure:
     """
 
     def __init__(self, model: Any, jit_compile: bool) -> None:
-        self._model, self._jit_compile = model, jit_compile
+        self._model, self.jit_compile = model, jit_compile
         self._compiled: dict[str, Callable[..., Any]] = {}
 
     def __deepcopy__(self, memo: dict) -> Pure:
-        return Pure(memo.get(id(self._model), self._model), self._jit_compile)
+        return Pure(memo.get(id(self._model), self._model), self.jit_compile)
 
     def __call__(self, function: Callable[..., Any], *arguments: Any) -> Any:
         """Return `function(values, *arguments)`, `values` being those of the trainable variables."""
@@ -136,7 +138,7 @@ class Pure:
                 return function(trained_values, *arguments)
 
         name = function.__name__
-        if self._jit_compile and name not in self._compiled:
+        if self.jit_compile and name not in self._compiled:
             self._compiled[name] = tf.function(run, jit_compile=True, autograph=False, reduce_retracing=True)
         run = self._compiled.get(name, run)
         return run(_values(trained), _values(fixed), *arguments)

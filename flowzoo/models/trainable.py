@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from flowzoo import random
-from flowzoo.models import checks, feeding, replicas
+from flowzoo.models import checks, feeding, replicas, updating
 
 # Seeds of the dequantisation noise: one stream for training, one for evaluation.
 _TRAIN_STREAM, _TEST_STREAM = 1, 2
@@ -110,8 +110,7 @@ class Trainable:
         scale = self.optimizer.scale_loss(tf.ones([], x.dtype))
         others = self.from_whole_batch(part, x, condition, seed)
         losses, gradients = self._pure(self._gradients, x, condition, part.share, seed, scale, *others)
-        gradients = replicas.clipped(self.optimizer, gradients)
-        self.optimizer.apply_gradients(zip(gradients, self.trainable_variables, strict=True))
+        updating.apply_gradients(self.optimizer, gradients, self.trainable_variables, self._pure.jit_compile)
         return self._report(losses, part)
 
     def _gradients(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 import time
 from collections.abc import Callable
 from typing import Any
@@ -25,8 +26,11 @@ from flowzoo.training.feed import Feed
 from flowzoo.training.optimizers import make_optimizer
 from flowzoo.training.precision import dtype_policy
 from flowzoo.training.reflow import prepare
-from flowzoo.training.resuming import Progress, SaveState, Saving
+from flowzoo.training.resuming import Progress, SaveState, Saving, lasting
+from flowzoo.training.waiting import WAIT_SHARE, WaitForData
 from flowzoo.training.workers import lost_workers_named
+
+_log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,6 +75,10 @@ def train_recipe(
     With `recipe.reflow` the flow learns from pairs of the teacher's in place of data (see
     `flowzoo.training.reflow`): both losses are those of pairs, an epoch is one pass over them, and the splits
     give the conditions and the round trip alone.
+
+    Where one device trains, the log of an epoch that callbacks and the progress bar see says how long it
+    waited for data (see `WaitForData`), and the logger says it of the whole training. Being times, which no
+    other training repeats, they are not in the history.
 
     Args:
         make: builds the flow; called under the strategy's scope after the seed is set.
@@ -117,7 +125,7 @@ def train_recipe(
             if not model.adapted:
                 model.adapt(feed.whole())
             history = model.fit(
-                feed.training(done.epoch * feed.steps + done.batch),
+                used.watched(model, feed.training(done.epoch * feed.steps + done.batch)),
                 epochs=recipe.epochs,
                 initial_epoch=done.epoch,
                 steps_per_epoch=feed.steps,
@@ -125,9 +133,10 @@ def train_recipe(
                 callbacks=used.ordered(callbacks or []),
                 verbose=verbose if feed.workers.is_chief else 0,
             ).history
+            used.say_what_was_waited()
     model.lesson = None
     seconds = time.perf_counter() - start + spent
-    logs = history if used.save is None else used.save.history
+    logs = lasting(history) if used.save is None else used.save.history
     return Trained(model, logs, seconds, used.clock.epochs, used.keep.best_epoch + 1)
 
 
@@ -151,6 +160,8 @@ class _Used:
         self._average = AverageWeights() if recipe.ema is not None else None
         self._patience = Patience(recipe.patience) if recipe.patience is not None else None
         self._round_trip = round_trip
+        # Of several replicas there are upper bounds alone: as a warning these would often be false.
+        self._wait = WaitForData() if feed.strategy.num_replicas_in_sync == 1 else None
         self.save = None if saving is None else self._saving(saving, recipe, feed)
 
     def _saving(self, saving: Saving, recipe: TrainingConfig, feed: Feed) -> SaveState:
@@ -176,5 +187,18 @@ class _Used:
 
     def ordered(self, more: list[keras.callbacks.Callback]) -> list[keras.callbacks.Callback]:
         first = None if self.save is None else self.save.first
-        found = [first, StopOnNaN(), self._average, self._patience, self._round_trip, self.keep, self.clock]
-        return [callback for callback in (*found, *more, self.save) if callback is not None]
+        found = [first, StopOnNaN(), self._wait, self._average, self._patience, self._round_trip]
+        found += [self.keep, self.clock, *more, self.save]
+        return [callback for callback in found if callback is not None]
+
+    def watched(self, model: Any, batches: Any) -> Any:
+        return batches if self._wait is None else self._wait.watch(model, batches)
+
+    def say_what_was_waited(self) -> None:
+        if self._wait is None:
+            return
+        share = self._wait.share
+        level, advice = logging.INFO, ""
+        if share >= WAIT_SHARE:
+            level, advice = logging.WARNING, ": `flowzoo pipeline` says which stage is slow"
+        _log.log(level, "%.0f %% of the training was waiting for data%s", 100 * share, advice)

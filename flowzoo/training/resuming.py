@@ -17,6 +17,7 @@ from flowzoo.networks.base import positive_int
 from flowzoo.training.callbacks import AverageWeights, Clock, KeepWeights, Patience
 from flowzoo.training.state_format import assign, check_shapes, numbered, read_state
 from flowzoo.training.states import State, StateFolder
+from flowzoo.training.waiting import WaitForData
 from flowzoo.training.workers import Workers
 
 _log = logging.getLogger(__name__)
@@ -187,7 +188,7 @@ class SaveState(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Note the logs, and write the state if it is time."""
-        self._logs.append({key: float(value) for key, value in (logs or {}).items()})
+        self._logs.append({key: float(value) for key, value in lasting(logs or {}).items()})
         self._done = Progress(epoch + 1, 0, bool(self.model.stop_training))
         self._write_if_due({})
 
@@ -257,6 +258,11 @@ class SaveState(keras.callbacks.Callback):
         for variable, value in zip(self.model.trainable_variables, self._average.trained, strict=True):
             weights[places[id(variable)]] = value
         return weights
+
+
+def lasting(logs: dict[str, Any]) -> dict[str, Any]:
+    """Return the logs that a repeated training gives again: all but what the clock says."""
+    return {name: value for name, value in logs.items() if name not in WaitForData.LOGS}
 
 
 class _RestOfEpoch(keras.callbacks.Callback):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import keras
 import numpy as np
@@ -16,7 +16,6 @@ from flowzoo.data.pipeline import read_together, stages
 from flowzoo.data.plan import Plan
 from flowzoo.data.record_reader import clear_errors
 from flowzoo.errors import DataError
-from flowzoo.models import feeding
 
 WAIT_SHARE = 0.1
 """From this share of a step on, a report says that training waits for data."""
@@ -33,10 +32,13 @@ class WaitForData(keras.callbacks.Callback):
         model.fit(wait.watch(model, batches), callbacks=[wait])
     """
 
+    LOGS: ClassVar[tuple[str, ...]] = ("data_wait_ms", "data_wait_share")
+
     def __init__(self) -> None:
         super().__init__()
         self._waits: list[float] = []
         self._start = self._end = 0.0
+        self._waited = self._seconds = 0.0  # of the epochs that are done
 
     def watch(self, model: Any, dataset: tf.data.Dataset) -> tf.data.Dataset:
         """Return the dataset with what measures it; nothing may be added to it before it is given to `fit`.
@@ -48,7 +50,7 @@ class WaitForData(keras.callbacks.Callback):
         Raises:
             ValueError: as `fit`, for what the flow does not take.
         """
-        checked, _ = feeding.training_data(model, dataset, None, "x")
+        checked, _ = model._checked(dataset, None, "x")  # by its lesson, if it has one
         clock = tf.data.Dataset.counter().map(lambda _: tf.timestamp())
 
         def note(before: tf.Tensor, batch: Any, after: tf.Tensor) -> Any:
@@ -71,6 +73,11 @@ class WaitForData(keras.callbacks.Callback):
         """The seconds that each batch of the epoch was waited for."""
         return list(self._waits)
 
+    @property
+    def share(self) -> float:
+        """The part of all epochs that was waiting, validation left out."""
+        return self._waited / self._seconds if self._seconds else 0.0
+
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Begin."""
         self._waits.clear()
@@ -83,9 +90,11 @@ class WaitForData(keras.callbacks.Callback):
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Log."""
         seconds = (self._end or time.perf_counter()) - self._start
+        waited = min(sum(self._waits), seconds)
+        self._waited, self._seconds = self._waited + waited, self._seconds + seconds
         if logs is not None and self._waits:
             logs["data_wait_ms"] = 1000 * float(np.mean(self._waits))
-            logs["data_wait_share"] = min(1.0, sum(self._waits) / seconds)
+            logs["data_wait_share"] = waited / seconds
 
 
 @dataclasses.dataclass(frozen=True)

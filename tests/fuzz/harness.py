@@ -36,6 +36,8 @@ class Target:
         clean: The errors that the documentation promises for bad input. Anything else is a failure.
         limit: Seconds that an input may take.
         memory: Bytes that an input may take beyond what the world took; the runner enforces it.
+        turn: How many inputs a worker of the runner tries before a fresh one takes over: what a library keeps
+            of each input must not add up to the memory limit.
         known: Inputs that once went wrong, by a name that says how. They are tried first.
     """
 
@@ -46,6 +48,7 @@ class Target:
     clean: tuple[type[BaseException], ...] = (ValueError, TypeError, OSError)
     limit: float = 20.0
     memory: int = 3 * GIB
+    turn: int = 1_000_000
     known: Mapping[str, Callable[[Any], Any]] = field(default_factory=dict)
 
 

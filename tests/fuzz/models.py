@@ -365,5 +365,13 @@ KNOWN: dict[str, Callable[[World], Given]] = {
 }
 
 TARGET = Target(
-    "models", world, make, attempt, clean=(KerasRefused,), limit=120.0, memory=6 * 2**30, known=KNOWN
+    "models",
+    world,
+    make,
+    attempt,
+    clean=(KerasRefused,),
+    limit=120.0,
+    memory=6 * 2**30,
+    turn=10_000,
+    known=KNOWN,
 )

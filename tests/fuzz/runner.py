@@ -47,8 +47,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def fuzz(name: str, inputs: int, seed: int) -> Report:
-    """Try the known inputs and so many new ones in worker processes, and go on after one that dies."""
-    limit = find(name).limit
+    """Try the known inputs and so many new ones, each worker its turn, and go on after one that dies."""
+    target = find(name)
     context = multiprocessing.get_context("spawn")
     total, done, skipped = Report(), 0, set()
     with tempfile.TemporaryDirectory() as folder, _bar() as bar:
@@ -57,7 +57,8 @@ def fuzz(name: str, inputs: int, seed: int) -> Report:
         while done < inputs:
             here = context.Value("q", -1, lock=False)
             ours, theirs = context.Pipe(duplex=False)
-            arguments = (name, done, inputs, seed, skipped, here, theirs, log)
+            end = min(done + target.turn, inputs)
+            arguments = (name, done, end, seed, skipped, here, theirs, log)
             worker = context.Process(target=work, args=arguments)
             worker.start()
             theirs.close()
@@ -73,14 +74,14 @@ def fuzz(name: str, inputs: int, seed: int) -> Report:
                 if not worker.is_alive() and not _waiting(ours):
                     break
                 # Before the first input the world is made, which has its time.
-                if at >= 0 and time.monotonic() - moved > PATIENCE * limit:
+                if at >= 0 and time.monotonic() - moved > PATIENCE * target.limit:
                     worker.kill()
             worker.join()
             if worker.exitcode and worker.exitcode > 0:
                 raise SystemExit(
                     f"{log.read_text()}\n{name}: the harness itself failed, at input {here.value}"
                 )
-            if done < inputs:
+            if done < end:
                 skipped.add(at)
                 total.fail(at, f"the process ended with {worker.exitcode}")
                 sys.stderr.write(f"{name}: the process ended with {worker.exitcode} at input {at}\n")
@@ -106,9 +107,9 @@ def _peek(connection: Any) -> bool:
 
 
 def work(
-    name: str, start: int, inputs: int, seed: int, skipped: set[int], here: Any, pipe: Any, log: Path
+    name: str, start: int, end: int, seed: int, skipped: set[int], here: Any, pipe: Any, log: Path
 ) -> None:
-    """Try inputs, and hand in a report of each part."""
+    """Try the inputs from start to before end, and hand in a report of each part."""
     # C libraries write to standard error what they think of bad input.
     os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
     target = find(name)
@@ -116,8 +117,8 @@ def work(
         _limit_memory(target.memory)
         if start == 0 and not skipped:
             pipe.send((0, try_known(target, world)))
-        for first in range(start, inputs, PART):
-            last = min(first + PART, inputs)
+        for first in range(start, end, PART):
+            last = min(first + PART, end)
             indices = [index for index in range(first, last) if index not in skipped]
             report = run(target, world, indices, seed, lambda index: setattr(here, "value", index))
             pipe.send((last, report))

@@ -8,14 +8,14 @@ import functools
 import io
 import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
-from tests.fuzz import harness, runner, targets
+from tests.fuzz import dying, harness, runner, targets
 from tests.fuzz.harness import Report, Target, input_of, run, try_known
 
 # How many inputs of each target the short form tries: together some twenty seconds of one core.
@@ -130,6 +130,27 @@ def test_reports_add_up():
     assert (report.inputs, report.failed, report.outcomes["fine"]) == (10, 5, 5)
 
 
+@pytest.fixture
+def turns(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[list[int]]]:
+    """Give what fuzzes eight inputs in turns of three, and returns those that each worker tried."""
+    monkeypatch.setattr(dying, "TARGET", dataclasses.replace(dying.TARGET, turn=3))
+    monkeypatch.setenv("FLOWZOO_FUZZ_TOLD", str(tmp_path / "told"))
+    numbers = {str(input_of(dying.TARGET, None, 0, index)): index for index in range(8)}
+
+    def fuzz(way: str = "live", failures: Sequence[str] = ()) -> list[list[int]]:
+        monkeypatch.setenv("FLOWZOO_FUZZ_DYING", way)
+        report = runner.fuzz("dying", 8, seed=0)
+        assert report.details() == "\n".join(failures)
+        assert report.inputs == 8
+        workers: dict[str, list[int]] = {}
+        for line in (tmp_path / "told").read_text().splitlines():
+            process, given = line.split()
+            workers.setdefault(process, []).append(numbers[given])
+        return list(workers.values())
+
+    return fuzz
+
+
 class TestRunner:
     @pytest.mark.parametrize(("way", "told"), [("die", "ended with -11"), ("grow", "MemoryError")])
     def test_a_process_that_dies_or_grows_is_told_of(self, way, told, monkeypatch):
@@ -139,6 +160,22 @@ class TestRunner:
         assert report.outcomes["fine"] == 6
         assert told in report.details()
         assert "first input 3" in report.details()
+
+    def test_fresh_workers_take_over_and_try_each_input_once(self, turns):
+        assert turns() == [[0, 1, 2], [3, 4, 5], [6, 7]]
+
+    @pytest.mark.parametrize(("way", "code"), [("die", -11), ("leave", 0)])
+    def test_one_that_ends_within_its_turn_is_told_of(self, way, code, turns):
+        # The next worker goes on after the input that did it.
+        assert turns(way, [f"--- 1 times, first input 3\nthe process ended with {code}"]) == [
+            [0, 1, 2], [3], [4, 5], [6, 7]
+        ]  # fmt: skip
+
+    @pytest.mark.parametrize("broken", [dying.work_early, dying.work_late])
+    def test_an_input_tried_twice_or_never_would_be_noticed(self, broken, turns, monkeypatch):
+        monkeypatch.setattr(runner, "work", broken)
+        with pytest.raises(AssertionError):
+            assert turns() == [[0, 1, 2], [3, 4, 5], [6, 7]]
 
 
 # --- Each target can fail: the library is broken on purpose, and it must be noticed -------------------------

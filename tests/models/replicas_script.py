@@ -1,7 +1,8 @@
 """Train flows on one device and on several logical CPUs: `test_replicas.py` runs it in a process.
 
 python -m tests.models.replicas_script REPLICAS STEPS OPTIONS CASE... prints a line a case: what one device
-gave and what the replicas gave. (One strategy a process: the collectives of a second one clash with its own.)
+gave and what the replicas gave. A case may have options of its own, CASE@OPTIONS. (One strategy a process:
+the collectives of a second one clash with its own.)
 """
 
 from __future__ import annotations
@@ -23,6 +24,17 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "flow_matching": {"condition_dropout": 0.3},
     "flow_matching:sinkhorn": {"coupling": "sinkhorn"},
     "flow_matching:exact": {"coupling": "exact"},
+}
+# With "short" among the options flows are less deep: tracing them is what takes the time.
+SHORT: dict[str, dict[str, Any]] = {
+    "ffjord": {"solver": "euler", "steps": 2},
+    "glow": {"num_levels": 1, "num_steps": 1},
+    "iaf": {"num_layers": 1},
+    "maf": {"num_layers": 1},
+    "nice": {"num_couplings": 2},
+    "nsf": {"num_layers": 1},
+    "realnvp": {"num_couplings": 1, "num_levels": 1},
+    "tarflow": {"num_blocks": 1},
 }
 EXAMPLES, BATCH = 69, 32  # batches of 32, 32 and 5, of which the last of four replicas gets nothing
 
@@ -60,6 +72,15 @@ class EachStep(keras.callbacks.Callback):
         self.weights.append(_flat(self.model.get_weights()))
 
 
+def make_optimizer(options: str) -> keras.Optimizer:
+    """Return one that clips and averages; with "scaled" one that scales losses, as for float16."""
+    common = {"global_clipnorm": 1.0, "use_ema": True, "ema_momentum": 0.9}
+    if "adamw" in options:
+        return keras.optimizers.AdamW(1e-3, weight_decay=0.1, **common)
+    optimizer = keras.optimizers.SGD(1e-3, **common)
+    return keras.optimizers.LossScaleOptimizer(optimizer) if "scaled" in options else optimizer
+
+
 def train(case: str, strategy: tf.distribute.Strategy, steps: int, options: str) -> dict[str, Any]:
     """Train a family through plain fit, with all that may differ between replicas."""
     from flowzoo.models import families
@@ -69,9 +90,11 @@ def train(case: str, strategy: tf.distribute.Strategy, steps: int, options: str)
     x, labels, weights = data()
     keras.utils.set_random_seed(3)
     arguments = {**family.small, **kind.arguments, **VARIANTS.get(case, {})}
+    if "short" in options:
+        arguments |= SHORT.get(family.family, {})
     with strategy.scope():
         flow = family(event_shape=kind.event_shape, **arguments)
-        optimizer = keras.optimizers.SGD(1e-3, global_clipnorm=1.0, use_ema=True, ema_momentum=0.9)
+        optimizer = make_optimizer(options)
         flow.compile(optimizer, jit_compile="jit" in options)
     logs, seconds = EachStep(), -time.perf_counter()
     x = x if flow.discrete else x.astype("float32")
@@ -114,9 +137,11 @@ def main() -> None:
     tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * replicas)
     strategy = tf.distribute.MirroredStrategy([f"CPU:{index}" for index in range(replicas)])
     for case in cases:
+        name, _, own = case.partition("@")
         try:
             found: Any = [
-                train(case, where, steps, options) for where in (tf.distribute.get_strategy(), strategy)
+                train(name, where, steps, own or options)
+                for where in (tf.distribute.get_strategy(), strategy)
             ]
         except Exception as error:
             found = f"{type(error).__name__}: {error}"

@@ -23,7 +23,9 @@ FAMILIES = sorted(families())
 pytestmark = pytest.mark.timeout(900)  # a process of its own traces every family
 CASES = sorted({*FAMILIES, *VARIANTS})
 # What the default run compiles with XLA, which takes seconds a family: the one that is compiled fastest.
-COMPILED = "nice"
+COMPILED = "nice@short,jit,evaluate"
+# Weight decay, which Keras applies from outside of the replicas, and losses that are scaled, as for float16.
+OPTIMIZERS = ["nice@short,adamw", "nice@short,adamw,jit", "nice@short,scaled"]
 
 
 def run(replicas: int, steps: int, options: str, cases: list[str], timeout: float) -> dict[str, Any]:
@@ -62,7 +64,7 @@ def check(found: Any) -> float:
 
 @pytest.fixture(scope="module")
 def replicas() -> dict[str, Any]:
-    return run(2, 3, "train", [*FAMILIES, "flow_matching:exact"], 850)
+    return run(2, 3, "short", [*FAMILIES, "flow_matching:exact", COMPILED, *OPTIMIZERS], 850)
 
 
 @pytest.mark.parametrize("case", [*FAMILIES, "flow_matching:exact"])
@@ -71,8 +73,13 @@ def test_two_replicas_equal_one(case: str, replicas: dict[str, Any]) -> None:
     check(replicas[case])
 
 
-def test_two_replicas_equal_one_under_xla() -> None:
-    check(run(2, 3, "jit,evaluate", [COMPILED], 850)[COMPILED])
+def test_two_replicas_equal_one_under_xla(replicas: dict[str, Any]) -> None:
+    check(replicas[COMPILED])
+
+
+@pytest.mark.parametrize("case", OPTIMIZERS)
+def test_two_replicas_equal_one_with_other_optimizers(case: str, replicas: dict[str, Any]) -> None:
+    check(replicas[case])
 
 
 @pytest.mark.slow

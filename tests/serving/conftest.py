@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from tests.serving.served import Served
 
 
-@pytest.fixture(scope="package")
+# Of the package, it would be made anew for each file: between two of them a worker runs files of others.
+@pytest.fixture(scope="session")
 def double(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     """The whole double: both interfaces, three models, two versions of one."""
     from tests.serving.served import doubled

@@ -150,6 +150,10 @@ def run_chain(
             )
             d_condition = None if d_condition is None else d_condition + more
             d_weights = [*found, *d_weights]
+            # The way back needs no gradient: left to itself a graph goes it to its end first, and keeps the
+            # activations of all layers after all.
+            with tf.control_dependencies([d_value, *found]):
+                given = tf.identity(given)
         return d_value, d_condition, d_weights
 
     weights = [tf.convert_to_tensor(weight) for layer in layers for weight in layer.weights]

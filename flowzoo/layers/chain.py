@@ -42,7 +42,7 @@ class Chain(FlowLayer):
     Args:
         layers: FlowLayers, the first next to the latent, the last next to the data.
         reversible: keep no activation of the layers for the reverse pass, but compute what each was given
-            from what it gave, by its other direction. The memory of training then does not grow with the
+            from what it gave, by its other direction. The memory of training then hardly grows with the
             number of layers; a training step costs about a forward pass more, and gradients differ by the
             layers' round-trip error.
         **kwargs: of `FlowLayer`.

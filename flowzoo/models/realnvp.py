@@ -42,8 +42,8 @@ class RealNVP(Flow):
         log_scale_bound: largest absolute log-scale.
         scale: of a coupling: "exp" as in the paper, or "sigmoid" as in Glow's code.
         split_prior: "none" as in the paper, or "learned" as in Glow.
-        reversible: keep no activation of the couplings for the reverse pass (see `Chain`): the memory of
-            training is nearly independent of their number, at about a third more time.
+        reversible: keep no activation of the couplings for the reverse pass (see `Chain`): with 64 of them a
+            step then takes a quarter of the memory, at up to twice the time (benchmarks/memory.md).
         base: as `Flow`: "normal", {"name": "mixture", "components": 5} ...
         preprocessing: see `flowzoo.models.preprocessing`.
         num_values: number of values of discrete data; None if continuous; "auto": 256 for images.

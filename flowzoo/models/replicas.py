@@ -15,7 +15,7 @@ _SUM = tf.distribute.ReduceOp.SUM
 # -- one batch in several parts -----------------------------------------------------------------------
 
 
-def context() -> Any:
+def replica_context() -> Any:
     """Return the context of a replica among several, or None where one replica has the whole batch."""
     context = tf.distribute.get_replica_context()
     return context if context is not None and context.num_replicas_in_sync > 1 else None
@@ -45,65 +45,37 @@ class Part:
         count = tf.shape(x, out_type=tf.int64)[0]
         weight = tf.ones([count], x.dtype) if weight is None else tf.cast(weight, x.dtype)
         total, start = tf.reduce_sum(weight), tf.zeros([], tf.int64)
-        meeting = context()
-        if meeting is not None:
+        context = replica_context()
+        if context is not None:
             # float64 holds every count of rows and the sum of float32 weights.
             own = tf.stack([tf.cast(count, tf.float64), tf.cast(total, tf.float64)])
-            table = meeting.all_gather(own[None], axis=0)
-            before = tf.range(tf.shape(table)[0]) < tf.cast(meeting.replica_id_in_sync_group, tf.int32)
+            table = context.all_gather(own[None], axis=0)
+            before = tf.range(tf.shape(table)[0]) < tf.cast(context.replica_id_in_sync_group, tf.int32)
             start = tf.cast(tf.reduce_sum(tf.where(before, table[:, 0], 0.0)), tf.int64)
             total = tf.cast(tf.reduce_sum(table[:, 1]), x.dtype)
         return cls(start + tf.range(count), tf.math.divide_no_nan(weight, total), total)
 
     def mean(self, values: tf.Tensor) -> tf.Tensor:
         """Return the weighted mean over the whole batch of one value an example ([rows])."""
-        mean, meeting = tf.reduce_sum(self.share * values), context()
-        return mean if meeting is None else meeting.all_reduce(_SUM, mean)
+        mean, context = tf.reduce_sum(self.share * values), replica_context()
+        return mean if context is None else context.all_reduce(_SUM, mean)
 
     def update(self, metric: keras.metrics.Mean, mean: tf.Tensor) -> None:
         """Count the batch in a metric that sums over replicas: each adds its equal part of the weight."""
-        meeting = context()
-        replicas = 1 if meeting is None else meeting.num_replicas_in_sync
+        context = replica_context()
+        replicas = 1 if context is None else context.num_replicas_in_sync
         metric.update_state(mean, sample_weight=self.total / replicas)
 
     def gather(self, tensor: tf.Tensor) -> tf.Tensor:
         """Return the rows of all replicas, in the order of the batch."""
-        meeting = context()
-        if meeting is None:
+        context = replica_context()
+        if context is None:
             return tensor
-        return tf.ensure_shape(meeting.all_gather(tensor, axis=0), [None, *tensor.shape[1:]])
+        return tf.ensure_shape(context.all_gather(tensor, axis=0), [None, *tensor.shape[1:]])
 
     def take(self, whole: tf.Tensor) -> tf.Tensor:
         """Return this replica's rows of what the whole batch has."""
-        return whole if context() is None else tf.gather(whole, self.rows)
-
-
-def clipped(optimizer: Any, gradients: list[tf.Tensor | None]) -> list[tf.Tensor | None]:
-    """Clip the gradient of the whole batch, for an optimizer that clips and sums each replica's part of it.
-
-    Returns what it may sum over the replicas, and clip once more without effect. On one replica, or without
-    clipping, the gradients are returned as they are. Where the optimizer scales losses, gradients and limits
-    are both larger by its factor.
-    """
-    meeting, inner = context(), getattr(optimizer, "inner_optimizer", optimizer)
-    if meeting is None or not (inner.global_clipnorm or inner.clipnorm or inner.clipvalue):
-        return gradients
-    scale = getattr(optimizer, "dynamic_scale", 1.0)
-    summed = iter(meeting.all_reduce(_SUM, [gradient for gradient in gradients if gradient is not None]))
-    gradients = [gradient if gradient is None else next(summed) for gradient in gradients]
-    if inner.global_clipnorm:
-        gradients, _ = tf.clip_by_global_norm(gradients, inner.global_clipnorm * scale)
-
-    def share(gradient: tf.Tensor | None) -> tf.Tensor | None:
-        if gradient is None:
-            return None
-        if inner.clipnorm:
-            gradient = tf.clip_by_norm(gradient, inner.clipnorm * scale)
-        elif inner.clipvalue:
-            gradient = tf.clip_by_value(gradient, -inner.clipvalue * scale, inner.clipvalue * scale)
-        return gradient / meeting.num_replicas_in_sync
-
-    return [share(gradient) for gradient in gradients]
+        return whole if replica_context() is None else tf.gather(whole, self.rows)
 
 
 # -- computing on each replica ------------------------------------------------------------------------

@@ -10,6 +10,8 @@ from keras.src.optimizers.base_optimizer import BaseOptimizer
 
 from flowzoo.models import replicas
 
+_SUM = tf.distribute.ReduceOp.SUM
+
 
 def apply_gradients(
     optimizer: Any, gradients: Sequence[tf.Tensor | None], variables: Sequence[Any], jit_compile: bool
@@ -27,14 +29,17 @@ def apply_gradients(
         variables: the trainable variables.
         jit_compile: whether XLA compiles the update on each of several replicas.
     """
-    context = replicas.context()
-    if context is None or not _is_plain(optimizer):
-        gradients = replicas.clipped(optimizer, list(gradients))
+    context = replicas.replica_context()
+    if context is None:
         optimizer.apply_gradients(zip(gradients, variables, strict=True))
         return
     pairs = [pair for pair in zip(gradients, variables, strict=True) if pair[0] is not None]
-    variables = [variable for _, variable in pairs]
-    gradients = context.all_reduce(tf.distribute.ReduceOp.SUM, [gradient for gradient, _ in pairs])
+    gradients, variables = [gradient for gradient, _ in pairs], [variable for _, variable in pairs]
+    if not _is_plain(optimizer):
+        gradients = _clipped_shares(optimizer, gradients, context)
+        optimizer.apply_gradients(zip(gradients, variables, strict=True))
+        return
+    gradients = context.all_reduce(_SUM, gradients)
 
     # A function of its own in each trace: what it holds are the variables of one replica.
     @tf.function(jit_compile=jit_compile, autograph=False)
@@ -49,6 +54,18 @@ def _is_plain(optimizer: Any) -> bool:
     """Say whether an optimizer takes its steps as Keras's own do; one that scales losses does not."""
     steps = ("apply", "_backend_apply_gradients")
     return all(getattr(type(optimizer), step) is getattr(BaseOptimizer, step) for step in steps)
+
+
+def _clipped_shares(optimizer: Any, gradients: list[tf.Tensor], context: Any) -> list[tf.Tensor]:
+    """Return shares of the clipped gradient of the batch: clipped and summed, they give it again.
+
+    An optimizer that scales losses clips within, where gradients are unscaled.
+    """
+    inner, scale = getattr(optimizer, "inner_optimizer", optimizer), getattr(optimizer, "dynamic_scale", 1.0)
+    if not (inner.global_clipnorm or inner.clipnorm or inner.clipvalue):
+        return gradients
+    summed = [gradient / scale for gradient in context.all_reduce(_SUM, gradients)]
+    return [gradient * scale / context.num_replicas_in_sync for gradient in inner._clip_gradients(summed)]
 
 
 def _update(optimizer: Any, gradients: Sequence[tf.Tensor], variables: Sequence[Any]) -> None:

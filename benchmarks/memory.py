@@ -2,8 +2,11 @@
 
     python -m benchmarks.memory
 
-writes memory.json and memory.md beside this file. Each measurement is a process of its own. On a GPU the peak
-is TensorFlow's own count; on a CPU the growth of the process's resident memory from the end of tracing.
+writes memory.json and memory.md beside this file, where the figures of another kind of device stay. Each
+measurement is a process of its own. On a GPU the peak is TensorFlow's own count over what is held before
+the first step (weights, data). On a CPU it is the growth of the process's resident memory from the end of
+tracing: more than activations, since making the graph ready to run counts as well and grows with depth in
+any case.
 """
 
 from __future__ import annotations
@@ -44,13 +47,14 @@ def measure(family: str, depth: int, reversible: bool, side: int, filters: int, 
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     if gpu:
         tf.config.experimental.reset_memory_stats("GPU:0")
+        held = tf.config.experimental.get_memory_info("GPU:0")["current"]
     seconds = []
     for _ in range(4):
         start = time.perf_counter()
         step(data)["loss"].numpy()
         seconds.append(time.perf_counter() - start)
     if gpu:
-        peak = tf.config.experimental.get_memory_info("GPU:0")["peak"] / 2**20
+        peak = (tf.config.experimental.get_memory_info("GPU:0")["peak"] - held) / 2**20
     else:
         peak = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 2**10
     return {"peak_mib": round(peak, 1), "seconds": min(seconds[1:]), "device": "GPU" if gpu else "CPU"}
@@ -80,6 +84,24 @@ def table(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def write(out: Path, device: str, about: dict[str, Any]) -> None:
+    """Write what was found on a kind of device, beside what was found on the other."""
+    found = json.loads(out.read_text()) if out.is_file() else {}
+    found[device] = about
+    out.write_text(json.dumps(found, indent=2) + "\n")
+    parts = [
+        "# Memory of a training step against depth\n\nThe growth of the peak by training steps, with "
+        "activations stored, and computed again from outputs (`reversible=True`). "
+        "`python -m benchmarks.memory`.\n"
+    ]
+    for kind, of in sorted(found.items(), reverse=True):
+        parts.append(
+            f"## {kind}\n\nImages {of['side']}x{of['side']}x3, one level, {of['filters']} filters, "
+            f"batches of {of['batch']}, float32.\n\n{table(of['rows'])}\n"
+        )
+    out.with_suffix(".md").write_text("\n".join(parts))
+
+
 def main() -> None:
     """Measure all, and write what was found."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -102,14 +124,7 @@ def main() -> None:
             rows.append({"family": family, "depth": depth, "stored": found[0], "again": found[1]})
             print(json.dumps(rows[-1]), flush=True)
     about = {"side": given.side, "filters": given.filters, "batch": given.batch, "rows": rows}
-    (HERE / "memory.json").write_text(json.dumps(about, indent=2) + "\n")
-    (HERE / "memory.md").write_text(
-        "# Memory of a training step against depth\n\n"
-        f"Images {given.side}x{given.side}x3, one level, {given.filters} filters, batches of {given.batch}, "
-        f"float32, {rows[0]['stored']['device']}: the growth of the peak from the end of tracing, with "
-        "activations stored, and computed again from outputs (`reversible=True`). "
-        "`python -m benchmarks.memory`.\n\n" + table(rows) + "\n"
-    )
+    write(HERE / "memory.json", rows[0]["stored"]["device"], about)
 
 
 if __name__ == "__main__":

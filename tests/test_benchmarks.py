@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
-from benchmarks import ours, serving
+from benchmarks import few_steps, five_bits, memory, ours, serving
 from benchmarks.families import FAMILIES
 from benchmarks.kernel_distance import KernelDistance, squared_mmd
 from benchmarks.side_by_side import as_table
@@ -93,3 +95,27 @@ def test_the_kernel_distance_of_faces_sees_noise() -> None:
     distance = KernelDistance(smooth[:100], smooth[100:200])
     floor, _ = distance(smooth[200:])
     assert floor < 0.1 * distance(noise)[0]
+
+
+def test_samples_with_fewer_steps_are_compared_with_those_of_the_most() -> None:
+    x = np.zeros((2, 4, 4, 3), "uint8")
+    assert few_steps.change({1: x + 200, 2: x + 3, 8: x + 5}) == {1: 195.0, 2: 2.0, 8: 0.0}
+    steps = [{"steps": 1, "face_share": 0.9, "kernel_distance": [0.5, 0.1], "change": 7.0, "seconds": 0.04}]
+    assert few_steps.table({"a": {"steps": steps}}).endswith("| a | 1 | 90.0% | 0.50 ± 0.10 | 7.0 | 0.040 |")
+
+
+def test_faces_of_five_bits_are_scored_as_such() -> None:
+    config = five_bits.recipe("glow_celeba", 3, 1e-4, {}, {})
+    assert config.data.options["bits"] == 5 and config.model.args["num_values"] == 32
+    assert config.training.epochs == 3 and config.training.outliers == 0
+    row = {"bits_per_dim": 1.5, "standard_error": 0.01, "epochs": 3, "hardware": "H"}
+    assert five_bits.table({"a": row}, {"a": 2.5}).endswith("| a | 2.500 | 1.500 ± 0.010 | 3 | H |")
+
+
+def test_memory_of_one_kind_of_device_stays_beside_the_other(tmp_path: Path) -> None:
+    found = {"peak_mib": 8.0, "seconds": 2.0}
+    rows = [{"family": "glow", "depth": 8, "stored": found, "again": {"peak_mib": 4.0, "seconds": 3.0}}]
+    for device in ("GPU", "CPU"):
+        memory.write(tmp_path / "memory.json", device, {"side": 4, "filters": 2, "batch": 1, "rows": rows})
+    text = (tmp_path / "memory.md").read_text()
+    assert text.count("| glow | 8 | 8 | 4 | 1.50 |") == 2 and "## GPU" in text and "## CPU" in text

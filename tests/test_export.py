@@ -352,6 +352,22 @@ def test_the_smaller_graph_computes_the_same(
     assert files[1].stat().st_size < 0.6 * files[0].stat().st_size
     prints = [tf.saved_model.experimental.read_fingerprint(str(file.parent)) for file in files]
     assert prints[0].saved_model_checksum != prints[1].saved_model_checksum  # written anew
+    _names_nothing_twice(files[1])
+
+
+def _names_nothing_twice(file: Path) -> None:
+    """Effects go by their nodes' names, and variables among the inputs by their position alone."""
+    from tensorflow.core.protobuf import saved_model_pb2
+
+    meta = saved_model_pb2.SavedModel.FromString(file.read_bytes()).meta_graphs[0]
+    for function in meta.graph_def.library.function:
+        effects = [*function.signature.control_output]
+        assert len(effects) == len({*effects}) and {*effects} == {*function.control_ret}
+        assert all(key == node for key, node in function.control_ret.items())
+        assert {*effects} <= {node.name for node in function.node_def}
+        for position, argument in enumerate(function.signature.input_arg):
+            if argument.type == tf.resource.as_datatype_enum:
+                assert position not in function.arg_attr
 
 
 def test_captured_tensors_keep_their_nodes(tmp_path: Path) -> None:

@@ -19,6 +19,8 @@ from tensorflow.core.protobuf import saved_model_pb2
 _FIRST, _NEXT = string.ascii_lowercase, string.ascii_lowercase + string.digits
 # Read from a graph where they are, worked out anew where they are not.
 _DERIVED = "_output_shapes"
+# What a call would name an input; of a variable among them it is a number that no call can give.
+_USER_NAME = "_user_specified_name"
 
 
 def compact(folder: Path) -> None:
@@ -50,20 +52,34 @@ def _compact_function(function: Any) -> dict[str, str]:
     kept = [node for node in function.node_def if first.get(node.name, node.name) == node.name]
     names = _short_names(function, [node.name for node in kept])
     names |= {name: names[other] for name, other in first.items()}
-    for argument in function.signature.input_arg:
+    for position, argument in enumerate(function.signature.input_arg):
         argument.name = names.get(argument.name, argument.name)
+        if argument.type == types_pb2.DT_RESOURCE and position in function.arg_attr:
+            function.arg_attr[position].attr.pop(_USER_NAME, None)
+            if not function.arg_attr[position].attr:
+                del function.arg_attr[position]
     for node in kept:
         node.name = names[node.name]
         inputs = [_renamed(reference, names) for reference in node.input]
         node.ClearField("input")
         node.input.extend(inputs)
-    for returned in (function.ret, function.control_ret):
-        for key in list(returned):
-            returned[key] = _renamed(returned[key], names)
+    for key in list(function.ret):
+        function.ret[key] = _renamed(function.ret[key], names)
+    _rename_control_outputs(function, names)
     kept = [type(node).FromString(node.SerializeToString()) for node in kept]
     function.ClearField("node_def")
     function.node_def.extend(kept)
     return names
+
+
+def _rename_control_outputs(function: Any, names: dict[str, str]) -> None:
+    """Name what runs for its effect alone by its node: only the function itself refers to these names."""
+    nodes = [function.control_ret[key] for key in function.signature.control_output]
+    kept = list(dict.fromkeys(names.get(node, node) for node in nodes))
+    function.signature.ClearField("control_output")
+    function.ClearField("control_ret")
+    function.signature.control_output.extend(kept)
+    function.control_ret.update({node: node for node in kept})
 
 
 def _equal_constants(function: Any) -> dict[str, str]:

@@ -97,8 +97,8 @@ def measure(
         plots.image_grid(sheet, out.with_name(f"{name}_steps.png"), columns=12)
         out.write_text(json.dumps(found, indent=1) + "\n")
     out.with_suffix(".md").write_text(
-        "# Few steps\n\nThe same noises with 1, 2, 4 and 8 steps of Euler (`python -m benchmarks.few_steps`): "
-        "the share of samples in which OpenCV's frontal-face cascade finds a face, and the kernel distance "
+        "# Few steps\n\nThe same noises with 1, 2, 4 and 8 steps of Euler (`python -m benchmarks.few_steps`):"
+        " the share of samples in which OpenCV's frontal-face cascade finds a face, and the kernel distance "
         "to the validation faces with its error, both as in faces.md; how far a sample is from its own with "
         "8 steps; time on the CPU.\n\n" + table(found) + "\n"
     )

@@ -55,6 +55,8 @@ def _measured(card: Mapping[str, Any], measured: Mapping[str, Any] | None) -> li
         lines.append(f"Measured:      {metric_text(metric)}")
         if truth := measured.get("truth"):
             lines.append(f"To the truth:  {truth_text(truth)}")
+        if nfe := measured.get("nfe"):
+            lines.append(f"Evaluations:   {nfe_text(nfe)}")
         lines.append(
             f"Training:      {training['epochs']} epochs, {training['seconds']:.0f} s on "
             f"{training['hardware']}, seed {training['seed']}"
@@ -65,11 +67,44 @@ def _measured(card: Mapping[str, Any], measured: Mapping[str, Any] | None) -> li
     else:
         lines.append(f"Weights:       none are published. Train: flowzoo train {card['name']}")
     for figure in card["published"]:
-        lines.append(f"Published:     {figure['value']:g} {UNITS[figure['unit']]} ({figure['source']})")
+        text = f"{figure['value']:g} {UNITS[figure['unit']]} ({figure['source']})"
+        beside = compared_text(measured["metric"], figure) if measured else None
+        lines.append(f"Published:     {text}{f'; measured: {beside}' if beside else ''}")
     if card["sha256"]:
         lines.append(f"SHA-256:       {card['sha256']} (of SHA256SUMS)")
     lines.append(f"Licence:       {card['licence']} (weights)")
     return lines
+
+
+def difference(metric: Mapping[str, Any], figure: Mapping[str, Any]) -> str | None:
+    """Return measured less published with its sign, to three digits; None for figures in different units.
+
+    Both are negative log-likelihoods, of which lower is better: "-0.151" is better, "+0.098" worse.
+    """
+    if metric["unit"] != figure["unit"]:
+        return None
+    return f"{round(metric['value'] - figure['value'], 3) + 0.0:+.3f}"
+
+
+def compared_text(metric: Mapping[str, Any], figure: Mapping[str, Any]) -> str | None:
+    """Return in words by how much what was measured is better or worse than a published figure."""
+    signed = difference(metric, figure)
+    if signed is None:
+        return None
+    if signed == "+0.000":
+        return f"the same as {figure['value']:g} to three digits"
+    better = "better" if signed.startswith("-") else "worse"
+    return (
+        f"{signed[1:]} {UNITS[figure['unit']]} {better} than {figure['value']:g} ({signed}; lower is better)"
+    )
+
+
+def nfe_text(nfe: Mapping[str, Any]) -> str:
+    """Return in words how often a continuous flow evaluates its velocity."""
+    return (
+        f"{nfe['log_prob']:.4g} of the velocity a log_prob, {nfe['sample']:.4g} a sample "
+        f"(means over {nfe['num_examples']} examples)"
+    )
 
 
 def truth_text(truth: Mapping[str, Any]) -> str:

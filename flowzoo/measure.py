@@ -14,6 +14,7 @@ import tensorflow as tf
 from flowzoo import latents
 from flowzoo.config import EntryConfig
 from flowzoo.data import Source
+from flowzoo.models.continuous import ContinuousModel
 
 # What a published flow may err by; continuous data in units of their spread.
 LARGEST_ROUND_TRIP = 1e-3
@@ -67,6 +68,32 @@ def round_trip(model: Any, source: Source, with_condition: bool, num: int = 64) 
     spread = 1.0 if model.discrete else float(np.asarray(x, "float64").std()) or 1.0
     error = latents.round_trip_error(model, x, condition)
     return {"largest_error": float(np.max(np.abs(error)) / spread), "num_examples": len(x)}
+
+
+def evaluations(model: Any, source: Source, with_condition: bool, num: int = 64) -> dict[str, float] | None:
+    """Return how often a continuous flow evaluates its velocity (NFE) for a log_prob and for a sample.
+
+    Both are means over the examples: with fixed steps all are alike, with "dopri5" a batch waits for its
+    largest.
+
+    Args:
+        model: the flow.
+        source: log_prob is counted on the first `num` examples of it, and as many samples are drawn.
+        with_condition: whether the source's conditions are given to the flow, for the samples as well.
+        num: how many examples.
+
+    Returns:
+        "log_prob", "sample" and "num_examples"; None for a flow that is not continuous.
+    """
+    if not isinstance(model, ContinuousModel):
+        return None
+    x, condition = source.head(num)
+    condition = condition if with_condition else None
+    return {
+        "log_prob": float(np.mean(model.nfe(x, condition))),
+        "sample": float(np.mean(model.sampling_nfe(len(x), condition, seed=0))),
+        "num_examples": len(x),
+    }
 
 
 def allowed_round_trip(discrete: bool) -> float:

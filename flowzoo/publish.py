@@ -125,11 +125,17 @@ def metric_of(model: Any, measured: Source, config: EntryConfig, score: dict[str
 
 
 def soundness(model: Any, measured: Source, config: EntryConfig) -> dict[str, Any]:
-    """Return the round trip and, where the truth is known, the divergence from it, as a card has them."""
+    """Return what a card says of the flow besides its metric.
+
+    That is the round trip, where the truth is known the divergence from it, and of a continuous flow the
+    evaluations of its velocity.
+    """
     known = quadrature.applies(model, measured)
+    nfe = measure.evaluations(model, measured, measure.conditional(config))
     return {
         "round_trip": measure.round_trip(model, measured, measure.conditional(config)),
         **({"truth": quadrature.divergence(model, measured)} if known else {}),
+        **({"nfe": nfe} if nfe else {}),
     }
 
 

@@ -21,7 +21,7 @@ import pytest
 import typer.main
 
 from flowzoo import registry, weights
-from flowzoo.cards import UNITS
+from flowzoo.cards import UNITS, difference
 from flowzoo.cli.app import app
 from flowzoo.cli.codes import MEANINGS
 
@@ -114,19 +114,22 @@ def zoo_rows() -> dict[str, str]:
         if config.data is None:
             continue
         parameters = measured = "-"
+        differences: list[str] = []
         if card:
             metric = card["metric"]
             parameters = f"{card['parameters']:,}"
             measured = f"{metric['value']:.3f} ± {metric['standard_error']:.1g} {UNITS[metric['unit']]}"
             if "truth" in card:
                 measured += f", KL to the truth {card['truth']['kl']:.3f}"
+            differences = [difference(metric, figure.model_dump()) or "-" for figure in config.card.published]
         figures = [f"{figure.value:g} {UNITS[figure.unit]}" for figure in config.card.published]
-        rows[name] = f"| `{name}` | {parameters} | {measured} | {', '.join(figures) or '-'} |"
+        cells = (parameters, measured, ", ".join(figures) or "-", ", ".join(differences) or "-")
+        rows[name] = f"| `{name}` | {' | '.join(cells)} |"
     return rows
 
 
 def zoo_table() -> str:
-    head = ["| entry | parameters | measured | published |", "|---|---|---|---|"]
+    head = ["| entry | parameters | measured | published | difference |", "|---|---|---|---|---|"]
     return "\n".join([*head, *zoo_rows().values()])
 
 
@@ -145,6 +148,20 @@ def test_the_table_of_the_zoo_is_that_of_the_cards() -> None:
     for name, row in wanted.items():
         if card_of(name):
             assert given[name] == row, again
+
+
+def test_the_table_says_by_how_much_published_figures_are_missed() -> None:
+    cells = {name: [cell.strip() for cell in row.split("|")[1:-1]] for name, row in zoo_rows().items()}
+    assert {row[-1][0] for row in cells.values()} == set("+-")
+    for name, (_, _, measured, published, differences) in cells.items():
+        if "-" in (measured, published):
+            assert differences == "-", name
+            continue
+        value = float(measured.split()[0])
+        wanted = [value - float(figure.split()[0]) for figure in published.split(", ")]
+        given = differences.split(", ")
+        assert all(text[0] in "+-" for text in given), name
+        np.testing.assert_allclose([float(text) for text in given], wanted, atol=1.1e-3, err_msg=name)
 
 
 # -- a stranger's family and data set ------------------------------------------------------------------

@@ -271,6 +271,19 @@ def test_evaluations_are_counted() -> None:
     assert np.max(np.abs(orders.nfe[0] - counts)) <= 12
 
 
+def test_evaluations_of_samples_are_counted() -> None:
+    assert list(np.asarray(small((2,), steps=5, num_flows=2).sampling_nfe(3, seed=0))) == [40] * 3
+    flow = small((2,), solver="dopri5")
+    counts = np.asarray(flow.sampling_nfe(8, seed=1))
+    assert counts.shape == (8,) and np.all((counts - 2) % 6 == 0) and np.all(counts >= 8)
+    assert np.array_equal(counts, flow.sampling_nfe(8, seed=1))
+    tighter = small((2,), solver="dopri5", rtol=1e-6, atol=1e-6)
+    assert np.sum(tighter.sampling_nfe(8, seed=1)) > np.sum(counts)
+    assert flow.sampling_nfe(0).shape == (0,)
+    with pytest.raises(TypeError):
+        flow.sampling_nfe(2.5)
+
+
 @pytest.mark.slow
 def test_penalties_straighten_the_paths() -> None:
     """RNODE: with weights on the penalties the same steps end with less kinetic energy."""

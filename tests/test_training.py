@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -13,7 +14,7 @@ import tensorflow as tf
 from PIL import Image
 
 import flowzoo
-from flowzoo import registry
+from flowzoo import measure, registry
 from flowzoo.config import OptimizerConfig, TrainingConfig, parse_config
 from flowzoo.data import Source, open_source
 from flowzoo.layers import DiagonalScaling
@@ -21,6 +22,7 @@ from flowzoo.models import Flow, RealNVP
 from flowzoo.training.callbacks import RoundTrip, StopOnNaN
 from flowzoo.training.optimizers import Trapezoid, make_optimizer
 from flowzoo.training.recipe import train_recipe
+from flowzoo.zoo import ModelInfo
 
 
 class Lossy(DiagonalScaling):
@@ -54,6 +56,33 @@ def test_a_recipe_logs_the_round_trip_of_each_epoch(tmp_path: Any) -> None:
     assert len(errors) == 2 and 0 <= min(errors) and 0 < max(errors) < 1e-3
     trained = flowzoo.info("test_nice").to_dict()["measured"]["training"]
     assert trained["epochs"] > 2
+
+
+@pytest.mark.parametrize("solver", ["rk4", "dopri5"])
+def test_the_card_counts_the_evaluations_of_a_continuous_flow(
+    solver: str, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(registry, "_registered", {})
+    content = registry.get_config("test_ffjord").model_dump(mode="json")
+    content |= {"name": "test_counted", "weights": {}}
+    content["model"]["args"] |= {"solver": solver, "steps": 6, "rtol": 1e-4, "atol": 1e-4}
+    registry.register_config(parse_config(content))
+    result = flowzoo.train("test_counted", out=tmp_path, epochs=1, limit=300, verbose=0)
+    card = json.loads((Path(result.path) / "card.json").read_text())
+    nfe = card["nfe"]
+    flow = flowzoo.load(f"path:{result.path}")
+    x, condition = open_source("moons", "test").head(64)
+    assert nfe["num_examples"] == 64
+    assert nfe["log_prob"] == np.mean(flow.nfe(x, condition))
+    assert nfe["sample"] == np.mean(flow.sampling_nfe(64, condition, seed=0))
+    assert (nfe["log_prob"] == nfe["sample"] == 24) == (solver == "rk4")
+    text = str(ModelInfo("test_counted", registry.get_config("test_counted"), card, None, None))
+    said = f"{nfe['log_prob']:.4g} of the velocity a log_prob, {nfe['sample']:.4g} a sample"
+    assert f"Evaluations:   {said} (means over 64 examples)" in text
+
+
+def test_other_flows_have_no_evaluations_to_count() -> None:
+    assert measure.evaluations(RealNVP((3,)), normal(), with_condition=False) is None
 
 
 def test_the_round_trip_is_logged_as_often_as_the_recipe_says() -> None:

@@ -34,9 +34,9 @@ class ContinuousModel(Flow):
     """Base of families whose layers are `flowzoo.layers.ContinuousFlow`s, alone or among others.
 
     It keys the noise of Hutchinson's estimator to the user's own example and `seed`, leaves the trace out
-    where no density is asked for, counts evaluations (`nfe`), and raises FloatingPointError from methods
-    called eagerly where "dopri5" did not arrive within `max_steps` (inside graphs and in exports the result
-    is NaN).
+    where no density is asked for, counts evaluations (`nfe`, `sampling_nfe`), and raises FloatingPointError
+    from methods called eagerly where "dopri5" did not arrive within `max_steps` (inside graphs and in exports
+    the result is NaN).
 
     A family sets two attributes before it calls `Flow.__init__`, and has `max_steps` among its arguments.
 
@@ -64,8 +64,12 @@ class ContinuousModel(Flow):
 
     def raw_from_latent(self, z: tf.Tensor, condition: tf.Tensor | None, **orders: Any) -> tf.Tensor:
         """Return f(z) without any trace, in `data_dtype`; `orders` as `flowzoo.ode.scope.Solving`."""
-        with solving(log_det=False, **orders):
-            return super().raw_from_latent(z, condition)
+        return self._moved(z, condition, **orders)[0]
+
+    def _moved(self, z: tf.Tensor, condition: tf.Tensor | None, **orders: Any) -> tuple[tf.Tensor, Solving]:
+        """Return f(z) without any trace, and what the continuous layers reported."""
+        with solving(log_det=False, **orders) as found:
+            return super().raw_from_latent(z, condition), found
 
     def raw_before_rounding(self, z: tf.Tensor, condition: tf.Tensor | None) -> tf.Tensor:
         """Return f(z) before it is rounded, without any trace."""
@@ -93,9 +97,14 @@ class ContinuousModel(Flow):
 
     def raw_nfe(self, x: tf.Tensor, condition: tf.Tensor | None) -> tf.Tensor:
         """Return the evaluations of the velocity that log p(x) takes, for use inside graphs."""
-        log_prob, orders = self._scored(x, condition, random.as_seed(0), count=True)
-        counts = [tf.broadcast_to(count, tf.shape(log_prob)) for count in orders.nfe]
-        return tf.add_n([tf.zeros_like(log_prob, tf.int32), *counts])
+        return _counted(self._scored(x, condition, random.as_seed(0), count=True)[1], x)
+
+    def raw_sampling_nfe(
+        self, n: tf.Tensor, condition: tf.Tensor | None, temperature: tf.Tensor, seed: tf.Tensor
+    ) -> tf.Tensor:
+        """Return the evaluations of the velocity that n samples take, for use inside graphs."""
+        z = self.raw_draw(n, condition, temperature, seed)
+        return _counted(self._moved(z, condition, count=True)[1], z)
 
     # -- what users call ----------------------------------------------------------------------------
 
@@ -115,6 +124,17 @@ class ContinuousModel(Flow):
         """
         x = checks.data(self, x)
         return self._graphs._call("nfe", x=x, condition=checks.condition(self, condition, tf.shape(x)[0]))
+
+    def sampling_nfe(
+        self, n: Any, condition: Any = None, temperature: Any = 1.0, seed: Any = None
+    ) -> tf.Tensor:
+        """Return how often `sample`, without guidance, evaluates the velocity for each of n samples.
+
+        Arguments and errors: as `sample`. The result is as that of `nfe`.
+        """
+        names = ("n", "condition", "temperature", "seed")
+        given = dict(zip(names, self._draw_arguments(n, condition, temperature, seed), strict=True))
+        return self._graphs._call("sampling_nfe", **given)
 
     def golden_log_prob(self, x: Any, condition: Any = None) -> tf.Tensor:
         """Return what golden values hold: of images with "dopri5" a coarse log_prob, two Euler steps.
@@ -145,3 +165,9 @@ class ContinuousModel(Flow):
     def _arrives_if(self) -> str:
         """What helps where the equation cannot be solved."""
         return "Raise max_steps, or loosen rtol and atol."
+
+
+def _counted(orders: Solving, examples: tf.Tensor) -> tf.Tensor:
+    """Return the evaluations that the layers reported, summed, for each of the examples, int32 [batch]."""
+    batch = tf.shape(examples)[:1]
+    return tf.add_n([tf.zeros(batch, tf.int32), *(tf.broadcast_to(count, batch) for count in orders.nfe)])

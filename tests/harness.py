@@ -97,7 +97,7 @@ def check_inverse(subject: Subject) -> None:
             close("log-determinants of the two directions", into, -out, 1e-9)
 
 
-def _jacobian_log_det(function: Callable, value: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+def jacobian_log_det(function: Callable, value: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     with tf.GradientTape(persistent=True) as tape:
         tape.watch(value)
         result, log_det = function(value)
@@ -122,10 +122,10 @@ def check_log_det(subject: Subject) -> None:
             x, log_det = layer.flow_forward(z, c)
             return supports.coordinates(support, x), log_det
 
-        want, got = _jacobian_log_det(into, supports.coordinates(support, subject.data()))
+        want, got = jacobian_log_det(into, supports.coordinates(support, subject.data()))
         close("log-determinant of flow_inverse", got, want, 1e-9)
         if layer.bijective:
-            want, got = _jacobian_log_det(out, subject.latent(layer))
+            want, got = jacobian_log_det(out, subject.latent(layer))
             close("log-determinant of flow_forward", got, want, 1e-9)
 
 

@@ -66,6 +66,7 @@ class NSF(Flow):
         preprocessing: see `flowzoo.models.preprocessing`.
         num_values: number of values of discrete data; None if continuous; "auto": 256 for images.
         alpha: of the logit.
+        tolerance: of sampling with `coupling=False`, see `flowzoo.layers.MaskedAutoregressive`; 0 is exact.
         **kwargs: of `Flow` (name, dtype).
 
     Raises:
@@ -108,6 +109,7 @@ class NSF(Flow):
         preprocessing: Any = "auto",
         num_values: int | str | None = "auto",
         alpha: float = 0.05,
+        tolerance: float = 0.0,
         **kwargs: Any,
     ) -> None:
         circular = support_kind(preprocessing) == "angle"
@@ -135,6 +137,7 @@ class NSF(Flow):
             "preprocessing": preprocessing,
             "num_values": num_values,
             "alpha": alpha,
+            "tolerance": tolerance,
         }
 
         def couplings(mask: str, make: Callable[[], Conditioner]) -> list[FlowLayer]:
@@ -166,7 +169,7 @@ class NSF(Flow):
                     )
                 else:
                     made = MADE((hidden_units, hidden_units), activation)
-                    layers.append(MaskedSplineAutoregressive(made, num_bins, tail_bound))
+                    layers.append(MaskedSplineAutoregressive(made, num_bins, tail_bound, tolerance=tolerance))
             if len(event_shape) != 1:
                 layers.append(Reshape((event_size(tuple(event_shape)),)))
         layers += preprocessing_layers(preprocessing, event_shape, num_values, alpha, circular)

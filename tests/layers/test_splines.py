@@ -158,17 +158,34 @@ def sequential(layer: MaskedAffineAutoregressive, z: tf.Tensor, condition: tf.Te
     return x, tf.reduce_sum(log_det, axis=1)
 
 
+def counted(layer: MaskedAffineAutoregressive) -> list:
+    """Return a list that grows by one with each pass of the layer's network, in eager mode."""
+    passes, transform = [], layer._transform
+
+    def count(*args: object, **kwargs: object) -> tuple:
+        passes.append(None)
+        return transform(*args, **kwargs)
+
+    layer._transform = count
+    return passes
+
+
 @pytest.mark.parametrize("kind", ["affine", "spline"])
 def test_iteration_equals_d_passes(kind: str) -> None:
-    """Bit for bit with a tolerance of 0, and within it otherwise; under XLA to rounding."""
+    """Bit for bit with a tolerance of 0, within it and in fewer passes otherwise; under XLA to rounding."""
     layer, rng = autoregressive(kind), np.random.default_rng(0)
     z, c = (tf.constant(rng.normal(size=(50, size)), tf.float32) for size in (12, 2))
     want = sequential(layer, z, c)
+    most = counted(layer)
     for got, value in zip(layer.flow_forward(z, c), want, strict=True):
         assert np.array_equal(got, value)
-    loose = autoregressive(kind, 1e-4)
-    loose.set_weights(layer.get_weights())
-    np.testing.assert_allclose(loose.flow_forward(z, c)[0], want[0], atol=1e-2)
+    for tolerance in (1e-4, 1e-1):
+        loose = autoregressive(kind, tolerance)
+        loose.set_weights(layer.get_weights())
+        passes = counted(loose)
+        got = loose.flow_forward(z, c)[0]
+        assert np.max(np.abs(got - want[0]) / (1 + np.abs(want[0]))) <= tolerance
+        assert 1 < len(passes) < len(most) <= 12
     compiled = tf.function(lambda z: layer.flow_forward(z, c), jit_compile=True)(z)
     np.testing.assert_allclose(compiled[0], want[0], rtol=1e-2, atol=1e-2)
 

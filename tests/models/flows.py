@@ -73,4 +73,4 @@ def randomise_gently(flow: Flow, seed: int, scale: float) -> None:
         weight.assign(weight + scale * rng.normal(size=weight.shape) / np.sqrt(fan))
 
 
-__all__ = ["CASES", "KINDS", "Kind", "make", "shared"]
+__all__ = ["CASES", "KINDS", "Kind", "make", "randomise_gently", "shared"]

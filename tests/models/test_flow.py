@@ -14,8 +14,8 @@ import tensorflow_probability as tfp
 from flowzoo import Flow, layers
 from flowzoo.models import families
 from flowzoo.networks import MLP
-from tests.harness import dtype_policy, integral
-from tests.models.flows import CASES, KINDS, make, shared
+from tests.harness import dtype_policy, integral, jacobian_log_det
+from tests.models.flows import CASES, KINDS, make, randomise_gently, shared
 
 every = pytest.mark.parametrize(("family", "kind"), CASES)
 
@@ -105,18 +105,55 @@ def test_the_condition_matters(family: str, kind: str) -> None:
         flow.log_prob(x, c[:3])
 
 
-@every
-def test_gradients_reach_inputs_and_weights(family: str, kind: str) -> None:
+# The gradient of a method is traced anew: log_prob's is examined in every flow by default, those of the other
+# methods in a few. Whole numbers have no gradient, so that discrete flows have no case for `sample`.
+METHODS = ("log_prob", "sample", "sample_and_log_prob", "to_latent", "from_latent")
+DIFFERENTIATED = [(family, "conditional") for family in ("ffjord", "maf", "realnvp")]
+DIFFERENTIATED += [("nice", "labelled_image")]
+GRADIENTS = [
+    pytest.param(
+        *case, method, marks=() if method == "log_prob" or case in DIFFERENTIATED else pytest.mark.slow
+    )
+    for case in CASES
+    for method in METHODS
+    if method != "sample" or "num_values" not in KINDS[case[1]].arguments
+]
+
+
+@pytest.mark.parametrize(("family", "kind", "method"), GRADIENTS)
+def test_gradients_reach_inputs_and_weights(family: str, kind: str, method: str) -> None:
+    """Of a discrete flow `before_rounding` stands for `from_latent`."""
     flow, data = shared(family, kind), KINDS[kind]
-    x, c = tf.cast(data.data(4), tf.float32), data.condition(4)
-    values = [weight.value for weight in flow.trainable_weights]
+    c = data.condition(4) if flow.num_classes else tf.constant(data.condition(4))
+    value = tf.cast(data.data(4), tf.float32)
+    if method == "from_latent":
+        value = tf.random.stateless_normal([4, *flow.latent_shape], [0, 1])
+        method = "before_rounding" if flow.discrete else method
+    given = [] if flow.num_classes else [c]
     with tf.GradientTape() as tape:
-        tape.watch(x)
-        loss = tf.reduce_sum(flow.log_prob(x, c))
-    gradients = tape.gradient(loss, [x, *values])
-    missing = [w.path for w, g in zip(flow.trainable_weights, gradients[1:], strict=True) if g is None]
-    assert gradients[0] is not None and not missing
-    assert all(np.all(np.isfinite(gradient)) for gradient in gradients)
+        if method.startswith("sample"):
+            tape.watch(given)
+            result = getattr(flow, method)(4, c, seed=1)
+        else:
+            given.append(value)
+            tape.watch(given)
+            result = getattr(flow, method)(value, c)
+        # `sample` shows the gradients of samples: here they would cover for a density without any.
+        result = result[1] if method == "sample_and_log_prob" else result
+        loss = tf.reduce_sum(result**2)
+    gradients = tape.gradient(loss, [*given, *(weight.value for weight in flow.trainable_weights)])
+    # What a graph does not depend on has a gradient of zeros there, not None.
+    live = [gradient is not None and np.any(gradient) for gradient in gradients]
+    dead = [
+        weight.path
+        for weight, alive in zip(flow.trainable_weights, live[len(given) :], strict=True)
+        if not alive
+    ]
+    if method == "sample_and_log_prob" and not flow.discrete:  # its density depends on the scales alone
+        assert any(live[len(given) :])
+    else:
+        assert all(live[: len(given)]) and not dead
+    assert all(np.all(np.isfinite(gradient)) for gradient in gradients if gradient is not None)
 
 
 @every
@@ -179,6 +216,95 @@ def test_density_integrates_to_one_after_training(family: str) -> None:
     margin = 1.5 * (high - low)
     total = integral(lambda p: flow.log_prob(p.astype("float32")), low - margin, high + margin, 1201)
     assert abs(total - 1) < 1e-3
+
+
+SPLINES = [("maf", {"transform": "spline"}), ("iaf", {"transform": "spline"}), ("nsf", {"coupling": False})]
+COUPLED = ("glow", "nice", "nsf", "realnvp")
+
+
+@pytest.mark.parametrize(("family", "options"), [*((family, {}) for family in sorted(families())), *SPLINES])
+def test_density_of_a_single_column_integrates_to_one(family: str, options: dict) -> None:
+    """Nothing to couple: couplings refuse it. Random weights stand for a training, which takes seconds."""
+    arguments = {**families()[family].small, **options}
+    if family in COUPLED and not options:
+        with pytest.raises(ValueError, match="at least 2"):
+            families()[family](event_shape=(1,), **arguments)
+        return
+    flow = families()[family](event_shape=(1,), **arguments)
+    flow.adapt(np.random.default_rng(0).normal(size=(64, 1)).astype("float32") * 3 + 5)
+    randomise_gently(flow, 0, 1.0)
+    samples = np.asarray(flow.sample(20000, seed=0))
+    low, high = samples.min(0), samples.max(0)
+    margin = 1.5 * (high - low)
+    total = integral(lambda p: flow.log_prob(p.astype("float32")), low - margin, high + margin, 20001)
+    assert abs(total - 1) < 1e-3
+
+
+@pytest.mark.parametrize(("family", "options"), SPLINES)
+def test_autoregressive_splines(family: str, options: dict) -> None:
+    """Log-determinants against the Jacobian in float64, and far from the data in float32."""
+    x, c = KINDS["vector"].data(6), np.random.default_rng(1).normal(size=(6, 2)).astype("float32")
+
+    def spline_flow() -> Flow:
+        arguments = {**families()[family].small, **options}
+        flow = families()[family](event_shape=(3,), condition_shape=(2,), tolerance=0.0, **arguments)
+        own = [getattr(layer, "layer", layer) for layer in flow.chain.chained]
+        own = [layer for layer in own if isinstance(layer, layers.MaskedAutoregressive)]
+        assert len(own) == 2 and all(type(layer) is layers.MaskedSplineAutoregressive for layer in own)
+        flow.adapt(KINDS["vector"].data(64), np.zeros((64, 2)))
+        randomise_gently(flow, 0, 0.5)
+        return flow
+
+    with dtype_policy("float64"):
+        flow, c64 = spline_flow(), tf.constant(c, tf.float64)
+        want, _ = jacobian_log_det(lambda x: flow.chain.flow_inverse(x, c64), tf.constant(x, tf.float64))
+        z = flow.to_latent(x, c)
+        np.testing.assert_allclose(flow.log_prob(x, c) - flow.base.log_prob(z), want, rtol=1e-9, atol=1e-9)
+        np.testing.assert_allclose(flow.from_latent(z, c), x, rtol=1e-9, atol=1e-9)
+        want, log_det = jacobian_log_det(lambda z: flow.chain.flow_forward(z, c64), z)
+        np.testing.assert_allclose(log_det, want, rtol=1e-9, atol=1e-9)
+
+    flow, far = spline_flow(), x.copy()
+    far[0, 0], far[1, 1], far[2, 2], far[3, :], far[4, :] = 1e4, -1e4, 1e4, -1e4, (1e4, -1e4, 1e4)
+    weights = [weight.value for weight in flow.trainable_weights]
+    for way in (flow.chain.flow_inverse, flow.chain.flow_forward):
+        value, condition = tf.constant(far), tf.constant(c)
+        with tf.GradientTape() as tape:
+            tape.watch([value, condition])
+            results = way(value, condition)
+            loss = tf.reduce_sum(results[0]) + tf.reduce_sum(results[1])
+        for tensor in (*results, *tape.gradient(loss, [value, condition, *weights])):
+            assert np.all(np.isfinite(tensor))
+    assert np.all(np.isfinite(flow.log_prob(far, c)))
+
+
+@pytest.mark.parametrize(("family", "options"), SPLINES)
+def test_tolerance_reaches_the_layers(family: str, options: dict) -> None:
+    arguments = {**families()[family].small, **options}
+    flow = families()[family](event_shape=(3,), tolerance=1e-3, **arguments)
+    for made in (flow, type(flow).from_config(flow.get_config())):
+        own = [getattr(layer, "layer", layer) for layer in made.chain.chained]
+        assert [layer.tolerance for layer in own if hasattr(layer, "tolerance")] == [1e-3, 1e-3]
+    assert families()[family](event_shape=(3,), **arguments).arguments["tolerance"] == 0.0
+
+
+# TarFlow refuses it: tests/models/test_tarflow.py.
+@pytest.mark.parametrize("family", sorted(set(families()) - {"tarflow"}))
+def test_an_image_as_condition(family: str) -> None:
+    rng, arguments = np.random.default_rng(0), {**families()[family].small, "num_values": 16}
+    flow = families()[family](event_shape=(4, 4, 1), condition_shape=(4, 4, 2), **arguments)
+    x, c = KINDS["image"].data(4), rng.normal(size=(4, 4, 4, 2)).astype("float32")
+    flow.adapt(KINDS["image"].data(64), rng.normal(size=(64, 4, 4, 2)).astype("float32"))
+    randomise_gently(flow, 0, 0.5)
+    other = c.copy()
+    other[:, 1, 2, 0] += 2  # one pixel of one channel
+    # The noise is the same: without the condition not a bit would differ.
+    assert np.all(np.abs(flow.log_prob(x, c) - flow.log_prob(x, other)) > 1e-4)
+    z = flow.to_latent(x, c)
+    np.testing.assert_allclose(flow.before_rounding(z, c), x + 0.5, atol=1e-2)
+    assert not np.allclose(flow.before_rounding(z, other), x + 0.5, atol=1e-2)
+    with pytest.raises(ValueError, match="condition"):
+        flow.log_prob(x, c[..., :1])
 
 
 def test_a_stack_of_the_users_own_equals_tfp() -> None:

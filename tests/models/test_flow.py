@@ -289,7 +289,13 @@ def test_tolerance_reaches_the_layers(family: str, options: dict) -> None:
 
 
 # TarFlow refuses it: tests/models/test_tarflow.py.
-@pytest.mark.parametrize("family", sorted(set(families()) - {"tarflow"}))
+@pytest.mark.parametrize(
+    "family",
+    [
+        pytest.param(family, marks=() if family in ("ffjord", "glow", "maf") else pytest.mark.slow)
+        for family in sorted(set(families()) - {"tarflow"})
+    ],
+)
 def test_an_image_as_condition(family: str) -> None:
     rng, arguments = np.random.default_rng(0), {**families()[family].small, "num_values": 16}
     flow = families()[family](event_shape=(4, 4, 1), condition_shape=(4, 4, 2), **arguments)

@@ -63,6 +63,7 @@ def measure(
 ) -> None:
     """Measure entries, and write the figures and a table."""
     found = json.loads(out.read_text()) if out.is_file() else {}
+    options = {} if steps is None else {"solver": "midpoint", "steps": steps}
     for name in entries:
         model = flowzoo.load(name)
         real = np.asarray(open_source("celeba", "validation", size=model.event_shape[0]).x)
@@ -74,7 +75,7 @@ def measure(
         seconds = 0.0
         for temperature in track([float(t) for t in temperatures.split(",")], name):
             seconds -= time.perf_counter()
-            samples = _samples(model, num, temperature, steps)
+            samples = draw(model, num, temperature=temperature, **options)
             seconds += time.perf_counter()
             shares[f"{temperature:g}"] = face_share(samples)
             distances[f"{temperature:g}"] = distance(samples)
@@ -94,12 +95,9 @@ def measure(
     out.with_suffix(".md").write_text(as_table(found))
 
 
-def _samples(model: Any, num: int, temperature: float, steps: int | None) -> np.ndarray:
-    options = {} if steps is None else {"solver": "midpoint", "steps": steps}
-    parts = [
-        model.sample(min(64, num - i), temperature=temperature, seed=SEED + i, **options)
-        for i in range(0, num, 64)
-    ]
+def draw(model: Any, num: int, **options: Any) -> np.ndarray:
+    """Return samples, the same noises whatever the options of `sample`."""
+    parts = [model.sample(min(64, num - i), seed=SEED + i, **options) for i in range(0, num, 64)]
     return np.concatenate([np.asarray(part) for part in parts])
 
 

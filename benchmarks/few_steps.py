@@ -20,21 +20,13 @@ import typer
 from rich.progress import track
 
 import flowzoo
-from benchmarks.faces import SEED, face_share
+from benchmarks.faces import draw, face_share
 from benchmarks.kernel_distance import KernelDistance
 from flowzoo import plots
 from flowzoo.data import open_source
 
 HERE = Path(__file__).parent
 STEPS = (1, 2, 4, 8)
-
-
-def draw(model: Any, num: int, steps: int) -> np.ndarray:
-    """Return samples with so many steps of Euler; the same noises whatever the steps."""
-    parts = [
-        model.sample(min(64, num - i), seed=SEED + i, solver="euler", steps=steps) for i in range(0, num, 64)
-    ]
-    return np.concatenate([np.asarray(part) for part in parts])
 
 
 def change(samples: dict[int, np.ndarray]) -> dict[int, float]:
@@ -75,9 +67,9 @@ def measure(
         distance = KernelDistance(train, real)
         samples, seconds = {}, {}
         for steps in track(STEPS, name):
-            draw(model, 64, steps)  # traces
+            draw(model, 64, solver="euler", steps=steps)  # traces
             start = time.perf_counter()
-            samples[steps] = draw(model, num, steps)
+            samples[steps] = draw(model, num, solver="euler", steps=steps)
             seconds[steps] = (time.perf_counter() - start) / num
         apart = change(samples)
         found[name] = {

@@ -11,7 +11,6 @@ five_bits.json beside this file after each entry, and five_bits.md.
 from __future__ import annotations
 
 import json
-import math
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -42,6 +41,7 @@ def measure_entry(config: Any, limit: int | None, gpu: bool) -> dict[str, Any]:
     import flowzoo
     from flowzoo import measure, zoo
     from flowzoo.data import open_source
+    from flowzoo.publish import metric_of
     from flowzoo.training.recipe import train_recipe
 
     tf.config.experimental.enable_tensor_float_32_execution(False)
@@ -61,12 +61,11 @@ def measure_entry(config: Any, limit: int | None, gpu: bool) -> dict[str, Any]:
     tf.config.experimental.enable_tensor_float_32_execution(False)
     flow = zoo.build_config(config.model, config.name, shape)
     flow.set_weights(trained.model.get_weights())
-    score = measure.score(flow, validation, config, limit)
-    unit = flow.event_size * math.log(2.0)
+    metric = metric_of(flow, validation, config, measure.score(flow, validation, config, limit))
     return {
-        "bits_per_dim": score["nats"] / unit,
-        "standard_error": score["standard_error"] / unit,
-        "num_examples": score["num_examples"],
+        "bits_per_dim": metric["value"],
+        "standard_error": metric["standard_error"],
+        "num_examples": metric["num_examples"],
         "epochs": config.training.epochs,
         "seed": config.training.seed,
         "seconds": trained.seconds,
@@ -107,7 +106,6 @@ def main(
     entries: Annotated[list[str], typer.Argument(help="Entries of faces with weights.")],
     epochs: Annotated[int, typer.Option(help="Passes over the training faces.")] = 12,
     rate: Annotated[float, typer.Option(help="The highest learning rate.")] = 3e-4,
-    precision: Annotated[str | None, typer.Option(help="Of the training; the entry's by default.")] = None,
     model_args: Annotated[str, typer.Option(help="JSON: other arguments of the model.")] = "{}",
     limit: Annotated[int | None, typer.Option(help="Examples of each split, for a quick look.")] = None,
     data_dir: Annotated[Path | None, typer.Option(help="Where the faces lie.")] = None,
@@ -123,9 +121,6 @@ def main(
     options = {} if data_dir is None else {"data_dir": str(data_dir)}
     for entry in entries:
         config = recipe(entry, epochs, rate, options, json.loads(model_args))
-        if precision is not None:
-            training = config.training.model_copy(update={"precision": precision})
-            config = config.model_copy(update={"training": training})
         found[entry] = measure_entry(config, limit, bool(gpus))
         write(found, out)
         Console().print(entry, {key: value for key, value in found[entry].items() if key != "val_loss"})

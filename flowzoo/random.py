@@ -150,8 +150,8 @@ def _key(seed: Any) -> tf.Tensor:
 
 
 def _weyl(count: int) -> tf.Tensor:
-    steps = (np.arange(1, count + 1, dtype="uint64") * np.uint64(_GOLDEN)).view("int64")
-    return tf.constant(steps)
+    # Counted in the graph, which would hold a constant of eight bytes a number otherwise.
+    return tf.range(1, count + 1, dtype=tf.int64) * tf.constant(_signed(_GOLDEN), tf.int64)
 
 
 def example_keys(x: tf.Tensor) -> tf.Tensor:
@@ -185,6 +185,17 @@ def example_uniform(x: tf.Tensor, seed: Any, dtype: Any = "float32") -> tf.Tenso
         A tensor of the shape of `x`: 24 random bits an element.
     """
     size = int(np.prod(x.shape[1:], dtype="int64"))
-    bits = _mix(tf.bitwise.bitwise_xor(example_keys(x), _key(seed))[:, None] + _weyl(size))
-    noise = tf.cast(_shift_right(bits, 40), dtype) * tf.constant(2.0**-24, dtype)
-    return tf.reshape(noise, tf.shape(x))
+    return tf.reshape(keyed_uniform(example_keys(x), size, seed, dtype), tf.shape(x))
+
+
+def keyed_uniform(keys: tf.Tensor, size: int, seed: Any, dtype: Any = "float32") -> tf.Tensor:
+    """Draw uniform noise in [0, 1), [batch, size], a function of each example's key and the seed.
+
+    Args:
+        keys: a number an example, int64 [batch]; see `example_keys`.
+        size: numbers an example.
+        seed: whatever `as_seed` takes, or a seed an example, [batch, 2] (see `seeds_of_rows`).
+        dtype: of the result.
+    """
+    bits = _mix(tf.bitwise.bitwise_xor(keys, _key(seed))[:, None] + _weyl(size))
+    return tf.cast(_shift_right(bits, 40), dtype) * tf.constant(2.0**-24, dtype)

@@ -293,7 +293,7 @@ def test_eight_bits_are_read_alike_with_and_without_the_graph(
     np.testing.assert_allclose(got, flow.log_prob(**arrays), rtol=0.05, atol=0.1)
 
 
-def test_eight_bits_take_a_quarter(tmp_path: Path) -> None:
+def test_eight_bits_take_nine_with_their_scales(tmp_path: Path) -> None:
     """Kernels of a Repeat have scales for each of the repeated layers, and small matrices stay exact."""
     step = [AffineCoupling(MLP((304, 304), "tanh")), LULinear()]
     flow = flowzoo.Flow([Repeat(Chain(step), times=3)], event_shape=(4,))
@@ -305,12 +305,16 @@ def test_eight_bits_take_a_quarter(tmp_path: Path) -> None:
     for dtype in ("float32", "int8"):
         flow.export(tmp_path / dtype, weights_dtype=dtype)
         sizes[dtype] = sum(p.stat().st_size for p in (tmp_path / dtype / "variables").iterdir())
-    assert sizes["int8"] < 0.3 * sizes["float32"]
+    large = [w for w in flow.weights if np.prod(w.shape[1:]) >= quantization.SMALLEST]
+    entries = sum(int(np.prod(weight.shape)) for weight in large)
+    assert entries > 200_000
+    # 32 bits become nine; what lists the scales takes some kilobytes.
+    assert sizes["int8"] < sizes["float32"] - entries * (32 - 9) / 8 + 8192
     for got, weight in zip(weights.read_variables(tmp_path / "int8"), flow.weights, strict=True):
-        large = len(weight.shape) == 3 and np.prod(weight.shape[1:]) >= quantization.SMALLEST
+        coarse = len(weight.shape) == 3 and np.prod(weight.shape[1:]) >= quantization.SMALLEST
         for one, want in zip(got, np.asarray(weight), strict=True):
             error = np.abs(one - want).max()
-            assert (0 < error <= np.abs(want).max() / 253) if large else error == 0
+            assert (0 < error <= np.abs(want).max() / 252) if coarse else error == 0
 
 
 def test_weights_that_are_no_numbers_have_no_eight_bits(tmp_path: Path) -> None:

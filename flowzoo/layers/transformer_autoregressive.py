@@ -12,6 +12,7 @@ from flowzoo.layers.base import FlowLayer, LayerCase, Shape, sum_event
 from flowzoo.layers.coupling import positive_bound
 from flowzoo.layers.spline import checked_bins, checked_bound
 from flowzoo.networks.base import as_conditioner
+from flowzoo.networks.dropout import ExampleDropout
 from flowzoo.networks.transformer import CausalTransformer
 
 TRANSFORMS = ("affine", "rational_quadratic")
@@ -134,20 +135,26 @@ class TransformerAutoregressive(FlowLayer):
     def _inverse(self, x: tf.Tensor, condition: tf.Tensor | None) -> tuple[tf.Tensor, tf.Tensor]:
         return self._pass(x, self.conditioner.context(condition))
 
-    def dropped_inverse(self, x: Any, condition: Any, keep: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """Map data to latent, without the condition where `keep` is False; else as `flow_inverse`.
+    def dropped_inverse(
+        self, x: Any, condition: Any, keep: tf.Tensor | None = None, drop: ExampleDropout | None = None
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """Map data to latent as training does; else as `flow_inverse`.
 
         Args:
             x: data, [batch, tokens, channels].
-            condition: [batch, *condition_shape].
-            keep: a boolean an example, [batch].
+            condition: [batch, *condition_shape], or None.
+            keep: a boolean an example, [batch]: where it is False the condition is left out. None keeps all.
+            drop: dropout of what the transformer's sub-layers add, or None.
         """
         x, condition = self._checked("x", x, "event_shape"), self._checked_condition(condition)
-        return self._pass(x, self.conditioner.context(condition, keep))
+        return self._pass(x, self.conditioner.context(condition, keep), drop)
 
-    def _pass(self, x: tf.Tensor, context: tf.Tensor | None) -> tuple[tf.Tensor, tf.Tensor]:
+    def _pass(
+        self, x: tf.Tensor, context: tf.Tensor | None, drop: ExampleDropout | None = None
+    ) -> tuple[tf.Tensor, tf.Tensor]:
         x = self._ordered(x)
-        z, log_det = self._transformed(x, self.conditioner.parameters(self._seen(x), context), inverse=True)
+        params = self.conditioner.parameters(self._seen(x), context, drop)
+        z, log_det = self._transformed(x, params, inverse=True)
         return self._ordered(z), sum_event(log_det)
 
     # -- latent to data: a loop over the tokens -----------------------------------------------------

@@ -14,12 +14,18 @@ def checked_dropout(value: Any, conditional: bool) -> float:
         value: what the user gave.
         conditional: whether the flow has a condition.
     """
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1:
-        raise ValueError(f"condition_dropout takes a number in [0, 1). Received: {value!r}")
-    if value and not conditional:
+    share = checked_share("condition_dropout", value)
+    if share and not conditional:
         raise ValueError(
             f"condition_dropout needs a condition: give num_classes or condition_shape. Received: {value!r}"
         )
+    return share
+
+
+def checked_share(name: str, value: Any) -> float:
+    """Return a share from 0 to below 1, else raise ValueError."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1:
+        raise ValueError(f"{name} takes a number in [0, 1). Received: {value!r}")
     return float(value)
 
 

@@ -15,7 +15,7 @@ from flowzoo.layers.patchify import Patchify
 from flowzoo.layers.preprocessing import Dequantize
 from flowzoo.layers.transformer_autoregressive import TransformerAutoregressive
 from flowzoo.models import checks
-from flowzoo.models.guidance import checked_dropout, checked_guidance
+from flowzoo.models.guidance import checked_dropout, checked_guidance, checked_share
 from flowzoo.models.tarflow_arguments import (
     checked_denoise,
     checked_levels,
@@ -24,10 +24,11 @@ from flowzoo.models.tarflow_arguments import (
 )
 from flowzoo.models.tarflow_exact import check_exact, exact_log_prob
 from flowzoo.models.tarflow_sampling import _Sampling
+from flowzoo.networks.dropout import ExampleDropout
 from flowzoo.networks.transformer import CausalTransformer
 
-# Which conditions are left out in training must not depend on the noise of dequantisation.
-_DROPOUT_STREAM = 0xD20
+# Which conditions and features are left out in training must not depend on the noise of dequantisation.
+_DROPOUT_STREAM, _FEATURES_STREAM = 0xD20, 0xD21
 
 
 @keras.saving.register_keras_serializable("flowzoo")
@@ -81,6 +82,8 @@ class TarFlow(_Sampling):
         whole_values: whether the block next to the data sees the pixels before as whole values, without the
             noise of their dequantisation; for discrete data under the logit. However sharp the model is, no
             error then grows from pixel to pixel (see `TransformerAutoregressive`).
+        dropout: share of what the transformers' sub-layers add that is set to zero in training, in [0, 1):
+            against learning small data by heart.
         condition_dropout: share of the examples whose condition is left out in training, in [0, 1).
         guidance: w of `sample`, unless it is given another, and of exports; 0 is the conditional model.
         noise_std: standard deviation of the noise of training, in the units of the data; 0: none.
@@ -130,6 +133,7 @@ class TarFlow(_Sampling):
         tail_bound: float = 5.0,
         within_patch: bool = False,
         whole_values: bool = False,
+        dropout: float = 0.0,
         condition_dropout: float = 0.0,
         guidance: float = 0.0,
         noise_std: float = 0.0,
@@ -155,6 +159,7 @@ class TarFlow(_Sampling):
             "tail_bound": tail_bound,
             "within_patch": within_patch,
             "whole_values": whole_values,
+            "dropout": dropout,
             "condition_dropout": condition_dropout,
             "guidance": guidance,
             "noise_std": noise_std,
@@ -164,6 +169,7 @@ class TarFlow(_Sampling):
             "num_values": num_values,
             "alpha": alpha,
         }
+        self.dropout = checked_share("dropout", dropout)
         self.condition_dropout = checked_dropout(
             condition_dropout, condition_shape is not None or num_classes is not None
         )
@@ -221,15 +227,20 @@ class TarFlow(_Sampling):
     # -- training -----------------------------------------------------------------------------------
 
     def _noisy_log_prob(
-        self, x: tf.Tensor, condition: tf.Tensor | None, seed: tf.Tensor, keep: tf.Tensor | None = None
+        self,
+        x: tf.Tensor,
+        condition: tf.Tensor | None,
+        seed: tf.Tensor,
+        keep: tf.Tensor | None = None,
+        drop: ExampleDropout | None = None,
     ) -> tf.Tensor:
         """Return log p of x with the noise of training, without the condition where `keep` is False."""
         total = tf.zeros(tf.shape(x)[:1], x.dtype)
         for layer in reversed(self.chain.chained):
             if isinstance(layer, Dequantize | GaussianNoise):
                 x, log_det = layer.noisy_inverse(x, seed)
-            elif keep is not None and isinstance(layer, TransformerAutoregressive):
-                x, log_det = layer.dropped_inverse(x, condition, keep)
+            elif isinstance(layer, TransformerAutoregressive):
+                x, log_det = layer.dropped_inverse(x, condition, keep, drop)
             else:
                 x, log_det = layer.flow_inverse(x, condition)
             total += log_det
@@ -244,11 +255,13 @@ class TarFlow(_Sampling):
     def training_losses(
         self, x: tf.Tensor, condition: tf.Tensor | None, seed: tf.Tensor, *others: tf.Tensor
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        """Return -log p of each noisy example, some without their condition, twice."""
-        keep = None
+        """Return -log p of each noisy example, some without their condition, with dropout, twice."""
+        keep = drop = None
+        keys = random.example_keys(x)
         if self.condition_dropout:
-            keys = random.example_keys(x)[:, None]
-            uniform = random.example_uniform(keys, random.fold_in(seed, _DROPOUT_STREAM))
+            uniform = random.example_uniform(keys[:, None], random.fold_in(seed, _DROPOUT_STREAM))
             keep = uniform[:, 0] >= self.condition_dropout
-        nats = -self._noisy_log_prob(x, condition, seed, keep)
+        if self.dropout:
+            drop = ExampleDropout(self.dropout, keys, random.fold_in(seed, _FEATURES_STREAM))
+        nats = -self._noisy_log_prob(x, condition, seed, keep, drop)
         return nats, nats

@@ -8,6 +8,7 @@ import keras
 import tensorflow as tf
 
 from flowzoo.networks.base import Conditioner, positive_int
+from flowzoo.networks.dropout import ExampleDropout
 
 # Keys and values of one block for the tokens seen so far, each [batch, heads, tokens, size of a head].
 Cache = tuple[tf.Tensor, tf.Tensor]
@@ -53,17 +54,18 @@ class CausalBlock(keras.layers.Layer):
         self.narrow.build((None, self.expansion * width))
         super().build(input_shape)
 
-    def call(self, x: tf.Tensor, tokens: int = 1) -> tf.Tensor:
+    def call(self, x: tf.Tensor, tokens: int = 1, drop: ExampleDropout | None = None) -> tf.Tensor:
         """Run all tokens of an event at once.
 
         Args:
             x: [batch * tokens, width]; flat, since products with a matrix cost more operations on rank 3.
             tokens: of one event.
+            drop: the dropout of training, of what attention and perceptron add.
         """
         queries, keys, values = self._projections(x, tokens)
         positions = tf.range(tokens)
         visible = positions[None, :] <= positions[:, None]
-        return self._finish(x, _attend(queries, keys, values, visible))
+        return self._finish(x, _attend(queries, keys, values, visible), tokens, drop)
 
     def step(self, x: tf.Tensor, index: tf.Tensor, cache: Cache) -> tuple[tf.Tensor, Cache]:
         """Run token `index` alone, [batch, width], with what is known of those before it."""
@@ -80,10 +82,14 @@ class CausalBlock(keras.layers.Layer):
         projected = tf.reshape(self.projected(self.norm_attention(x)), shape)
         return tf.unstack(tf.transpose(projected, [2, 0, 3, 1, 4]), 3)
 
-    def _finish(self, x: tf.Tensor, attended: tf.Tensor) -> tf.Tensor:
+    def _finish(
+        self, x: tf.Tensor, attended: tf.Tensor, tokens: int = 1, drop: ExampleDropout | None = None
+    ) -> tf.Tensor:
         joined = tf.reshape(tf.transpose(attended, [0, 2, 1, 3]), [-1, x.shape[-1]])
-        x = x + self.attended(joined)
-        return x + self.narrow(self.wide(self.norm_mlp(x)))
+        added = self.attended(joined)
+        x = x + (added if drop is None else drop(added, tokens))
+        added = self.narrow(self.wide(self.norm_mlp(x)))
+        return x + (added if drop is None else drop(added, tokens))
 
     def get_config(self) -> dict[str, Any]:
         """Return the arguments that make an equal layer."""
@@ -215,17 +221,20 @@ class CausalTransformer(Conditioner):
         embedded = self.condition_embedding(condition)
         return embedded if keep is None else tf.where(keep[:, None], embedded, tf.zeros_like(embedded))
 
-    def parameters(self, inputs: tf.Tensor, context: tf.Tensor | None) -> tf.Tensor:
+    def parameters(
+        self, inputs: tf.Tensor, context: tf.Tensor | None, drop: ExampleDropout | None = None
+    ) -> tf.Tensor:
         """Return the parameters of all tokens in one pass, [batch, tokens, channels, params_per_entry].
 
         Args:
             inputs: [batch, tokens, channels].
             context: what `context` returned.
+            drop: the dropout of training, None elsewhere.
         """
         before = tf.pad(inputs[:, :-1], [[0, 0], [1, 0], [0, 0]])
         x = self._embedded(before, tf.convert_to_tensor(self.position), context)
         for block in self.stack:
-            x = block(x, tokens=inputs.shape[1])
+            x = block(x, tokens=inputs.shape[1], drop=drop)
         params = self.head(self.last_norm(x), tf.reshape(inputs, [-1, inputs.shape[-1]]))
         return tf.reshape(params, [-1, *inputs.shape[1:], self._per_entry])
 

@@ -13,6 +13,7 @@ from flowzoo import random
 from flowzoo.layers import GaussianNoise, Patchify, TransformerAutoregressive
 from flowzoo.models.tarflow import TarFlow
 from flowzoo.networks import CausalTransformer
+from flowzoo.networks.dropout import ExampleDropout
 from tests.harness import dtype_policy, randomise
 from tests.models.flows import randomise_gently
 
@@ -210,6 +211,39 @@ def test_dropped_conditions_do_not_count_and_are_chosen_by_the_example() -> None
     np.testing.assert_allclose(losses[0][~dropped], -made.log_prob(x, 0)[~dropped], rtol=1e-4, atol=1e-4)
 
 
+def test_dropout_is_a_function_of_the_example_and_the_seed() -> None:
+    keys = random.example_keys(tf.constant(normal(300, 2), tf.float32))
+    drop = ExampleDropout(0.25, keys, random.as_seed(1))
+    x = tf.constant(1 + np.abs(normal(300 * 5, 8)), tf.float32)  # 300 examples of five tokens
+    first, second = (np.asarray(drop(x, 5)) for _ in range(2))
+    for dropped in (first, second):
+        zero = dropped == 0
+        assert abs(zero.mean() - 0.25) < 4 * np.sqrt(0.25 * 0.75 / zero.size)
+        np.testing.assert_allclose(dropped[~zero], np.asarray(x)[~zero] / 0.75, rtol=1e-6)
+    assert abs(np.corrcoef((first == 0).ravel(), (second == 0).ravel())[0, 1]) < 0.04, "one mask for all"
+    part = ExampleDropout(0.25, keys[100:], random.as_seed(1))
+    assert np.array_equal(part(x[500:], 5), first[500:]), "another mask on another replica"
+    other = ExampleDropout(0.25, keys, random.as_seed(2))(x, 5)
+    assert not np.array_equal(other, first)
+
+
+def test_dropout_is_of_training_alone() -> None:
+    made, randomised = flow((4, 4, 1), num_values=4, dropout=0.3)
+    x, seed = np.random.default_rng(0).integers(0, 4, (300, 4, 4, 1)).astype("uint8"), random.as_seed(4)
+    made.adapt(x)
+    randomised()
+    x = tf.cast(x, tf.float32)
+    training = np.asarray(made.training_losses(x, None, seed)[1])
+    plain = np.asarray(made.example_loss(x, None, seed))
+    assert np.mean(np.abs(training - plain) > 1e-3) > 0.9
+    again = np.asarray(made.training_losses(x[::-1][:100], None, seed)[1])
+    np.testing.assert_allclose(again, training[::-1][:100], rtol=1e-4, atol=1e-4)
+    without = TarFlow.from_config({**made.get_config(), "dropout": 0.0})
+    without.set_weights(made.get_weights())
+    np.testing.assert_allclose(without.training_losses(x, None, seed)[1], plain, rtol=1e-5)
+    np.testing.assert_allclose(without.log_prob(x), made.log_prob(x), rtol=1e-6)
+
+
 def test_guided_samples_are_scored_without_guidance() -> None:
     made, randomised = flow((4, 4, 1), num_classes=3, num_values=4, condition_dropout=0.2, guidance=2.0)
     randomised()
@@ -299,6 +333,8 @@ def test_what_is_not_offered_is_refused() -> None:
         ({"guidance": -2.0}, "at least -1"),
         ({"condition_dropout": 0.1}, "needs a condition"),
         ({"condition_dropout": 1.0, "num_classes": 3}, r"\[0, 1\)"),
+        ({"dropout": 1.0}, r"dropout takes a number in \[0, 1\)"),
+        ({"dropout": "much"}, "dropout takes a number"),
         ({"condition_shape": (4, 4, 1)}, "no image"),
         ({"denoise": True}, "noise_std above 0"),
         ({"noise_std": -1.0}, "positive number"),

@@ -7,17 +7,21 @@ import shutil
 import subprocess
 import sys
 import textwrap
+from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import tensorflow as tf
+from tensorflow.core.framework import function_pb2, types_pb2
 
 import flowzoo
 from flowzoo import quantization, registry, weights
 from flowzoo.layers import AffineCoupling, Chain, LULinear, Repeat
-from flowzoo.models import families, saved_model
+from flowzoo.models import compact_graph, families, saved_model
 from flowzoo.models.compact_graph import compact
+from flowzoo.models.tarflow import TarFlow
 from flowzoo.networks import MLP
 from flowzoo.paths import packaged
 from flowzoo.serving import ops
@@ -324,6 +328,43 @@ def test_weights_that_are_no_numbers_have_no_eight_bits(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="NaN or infinity in .*kernel"):
         flow.export(tmp_path / "1", weights_dtype="int8")
     assert not (tmp_path / "1").exists()
+
+
+def operations_run(folder: Path, arrays: dict[str, Any]) -> Counter:
+    """Return how many operations of each kind a session runs for a log_prob, after all optimizations."""
+    graph = tf.Graph()
+    with graph.as_default(), tf.compat.v1.Session(graph=graph) as session:
+        signature = tf.compat.v1.saved_model.load(session, ["serve"], str(folder)).signature_def["log_prob"]
+        ran = tf.compat.v1.RunMetadata()
+        session.run(
+            [output.name for output in signature.outputs.values()],
+            {signature.inputs[name].name: value for name, value in arrays.items()},
+            options=tf.compat.v1.RunOptions(output_partition_graphs=True),
+            run_metadata=ran,
+        )
+    nodes = [node for part in ran.partition_graphs for node in part.node if node.op != "Const"]
+    return Counter((node.op, *node.attr["fused_ops"].list.s) for node in nodes)
+
+
+def test_the_smaller_graph_is_fused_as_the_large_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """TensorFlow sorts inputs by their names, and finds a GELU to fuse in one order alone."""
+    flow = TarFlow((4, 4, 1), num_blocks=2, layers_per_block=3, hidden_size=16, heads=2, num_values=8)
+    flow.export(tmp_path / "small")
+    monkeypatch.setattr(saved_model, "compact", lambda folder: None)
+    flow.export(tmp_path / "large")
+    x = np.random.default_rng(0).integers(0, 8, (3, 4, 4, 1)).astype("uint8")
+    large, small = (operations_run(tmp_path / size, {"x": x}) for size in ("large", "small"))
+    assert small == large
+
+
+def test_short_names_sort_as_the_long_ones() -> None:
+    function = function_pb2.FunctionDef()
+    function.signature.input_arg.add(name="w/kernel", type=types_pb2.DT_RESOURCE)
+    function.signature.input_arg.add(name="af", type=types_pb2.DT_FLOAT)
+    nodes = [f"block_{i}/{name}" for i in range(40) for name in ("mul", "Neg", "mul_1", "dense/BiasAdd")]
+    names = compact_graph._short_names(function, nodes)
+    assert sorted([*nodes, "w/kernel"], key=names.__getitem__) == sorted([*nodes, "w/kernel"])
+    assert "af" not in names.values() and len(set(names.values())) == len(nodes) + 1
 
 
 @pytest.mark.parametrize(

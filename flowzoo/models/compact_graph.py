@@ -3,6 +3,10 @@
 In the functions of a SavedModel the names of nodes and the shapes that follow from the inputs take more room
 than the operations: of the 5.6 MB of a RealNVP of 23 couplings 1.7 MB are left, which load in half the time.
 What others refer to stays: the names of functions, signatures, inputs and outputs.
+
+Short names sort as the long ones did. TensorFlow puts the inputs of a sum or product in the order of their
+names before it looks for what it can fuse, and finds a GELU behind a matrix product in one order alone: with
+names that sorted otherwise a TarFlow took 1.13 times the processor time.
 """
 
 from __future__ import annotations
@@ -16,7 +20,7 @@ from typing import Any
 from tensorflow.core.framework import types_pb2
 from tensorflow.core.protobuf import saved_model_pb2
 
-_FIRST, _NEXT = string.ascii_lowercase, string.ascii_lowercase + string.digits
+_FIRST, _NEXT = string.ascii_lowercase, string.digits + string.ascii_lowercase
 # Read from a graph where they are, worked out anew where they are not.
 _DERIVED = "_output_shapes"
 # What a call would name an input; of a variable among them it is a number that no call can give.
@@ -100,15 +104,16 @@ def _short_names(function: Any, nodes: list[str]) -> dict[str, str]:
     inputs = function.signature.input_arg
     variables = [argument.name for argument in inputs if argument.type == types_pb2.DT_RESOURCE]
     taken = {argument.name for argument in inputs} - {*variables}
-    fresh = (name for name in _names() if name not in taken)
-    return dict(zip([*variables, *nodes], fresh, strict=False))
+    named = sorted([*variables, *nodes])
+    fresh = (name for name in _names(len(named) + len(taken)) if name not in taken)
+    return dict(zip(named, fresh, strict=False))
 
 
-def _names() -> Iterator[str]:
-    """Yield a, b, ... z, aa, ab ... az, a0 ..."""
-    for length in itertools.count():
-        for letters in itertools.product(_FIRST, *[_NEXT] * length):
-            yield "".join(letters)
+def _names(count: int) -> Iterator[str]:
+    """Yield at least so many names in the order of strings, all of one length."""
+    length = next(n for n in itertools.count() if len(_FIRST) * len(_NEXT) ** n >= count)
+    for letters in itertools.product(_FIRST, *[_NEXT] * length):
+        yield "".join(letters)
 
 
 def _renamed(reference: str, names: dict[str, str]) -> str:

@@ -17,6 +17,8 @@ from flowzoo.networks.base import positive_int
 METHODS = ("spherical", "linear")
 # Vectors closer than this angle are joined by a straight line: the arc between them is one, to float32.
 _SMALLEST_ANGLE = 1e-3
+# Examples that go through a model at once where a folder of them may be large.
+_BATCH = 64
 
 
 def reconstruct(model: Any, x: Any, condition: Any = None) -> tuple[np.ndarray, np.ndarray]:
@@ -112,13 +114,23 @@ def direction(model: Any, without: Any, with_: Any, condition: Any = None) -> np
         A latent, [*latent_shape].
 
     Raises:
-        ValueError: as `Flow.to_latent`.
+        ValueError: no example of a kind; as `Flow.to_latent`.
 
     References:
         Kingma & Dhariwal, Glow (2018), https://arxiv.org/abs/1807.03039, section 6.
     """
-    means = [np.mean(np.asarray(model.to_latent(x, condition), "float64"), axis=0) for x in (without, with_)]
+    means = [_mean_latent(model, x, condition) for x in (without, with_)]
     return (means[1] - means[0]).astype("float32")
+
+
+def _mean_latent(model: Any, x: Any, condition: Any) -> np.ndarray:
+    """Return the mean latent of examples, however many: they go through the model in batches."""
+    if not len(x):
+        raise ValueError("A direction takes at least one example of each kind. Received: none")
+    total = np.zeros(model.latent_shape, "float64")
+    for start in range(0, len(x), _BATCH):
+        total += np.asarray(model.to_latent(x[start : start + _BATCH], condition), "float64").sum(axis=0)
+    return total / len(x)
 
 
 def move(model: Any, x: Any, along: Any, strengths: Sequence[float], condition: Any = None) -> np.ndarray:

@@ -15,12 +15,14 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from tensorflow.core.framework import function_pb2, types_pb2
+from tensorflow.core.protobuf import saved_model_pb2
 
 import flowzoo
 from flowzoo import quantization, registry, weights
 from flowzoo.layers import AffineCoupling, Chain, LULinear, Repeat
 from flowzoo.models import compact_graph, families, saved_model
 from flowzoo.models.compact_graph import compact
+from flowzoo.models.glow import Glow
 from flowzoo.models.tarflow import TarFlow
 from flowzoo.networks import MLP
 from flowzoo.paths import packaged
@@ -355,6 +357,31 @@ def test_the_smaller_graph_is_fused_as_the_large_one(tmp_path: Path, monkeypatch
     x = np.random.default_rng(0).integers(0, 8, (3, 4, 4, 1)).astype("uint8")
     large, small = (operations_run(tmp_path / size, {"x": x}) for size in ("large", "small"))
     assert small == large
+
+
+def test_the_smaller_graph_has_no_function_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sampling and the way back from latents run one loop; what is written once, each of them still calls."""
+    flow = Glow((4, 4, 1), num_levels=1, num_steps=2, filters=4, num_values=8)
+    sizes = {}
+    for merged in (True, False):
+        with monkeypatch.context() as patch:
+            if not merged:
+                patch.setattr(compact_graph, "_merge_equal_functions", lambda meta: None)
+            flow.export(tmp_path / str(merged))
+        saved = saved_model_pb2.SavedModel()
+        saved.ParseFromString((tmp_path / str(merged) / "saved_model.pb").read_bytes())
+        meta = saved.meta_graphs[0]
+        signed = {*meta.object_graph_def.concrete_functions}  # those of two signatures may be equal
+        functions = [f for f in meta.graph_def.library.function if f.signature.name not in signed]
+        sizes[merged] = len(functions), len({compact_graph._without_name(f) for f in functions})
+    assert 1 < sizes[True][0] == sizes[True][1] < sizes[False][0]
+    z = tf.random.stateless_normal([3, *flow.latent_shape], [1, 2])
+    calls = [tf.saved_model.load(str(tmp_path / str(merged))).signatures for merged in (True, False)]
+    back, want = (call["from_latent"](z=z)["x"] for call in calls)
+    assert np.array_equal(back, want)
+    drawn = {"num_samples": tf.constant(5), "seed": tf.constant([1, 2]), "temperature": tf.constant(1.0)}
+    for name in ("sample", "sample_and_log_prob"):
+        assert np.array_equal(*(call[name](**drawn)["x"] for call in calls))
 
 
 def test_short_names_sort_as_the_long_ones() -> None:

@@ -100,6 +100,10 @@ def test_a_direction_leads_from_the_mean_of_one_set_to_that_of_the_other(digits)
     np.testing.assert_array_equal(moved[:, 1], flow.from_latent(z[:2] + 0.5 * along))
     with pytest.raises(ValueError, match="along takes a latent"):
         latents.move(flow, x, along[:-1], [1.0])
+    many = np.concatenate([x[3:]] * 30)  # in several batches, the last of them smaller
+    np.testing.assert_allclose(latents.direction(flow, x[:3], many), along, atol=1e-5)
+    with pytest.raises(ValueError, match="at least one example of each kind"):
+        latents.direction(flow, x[:0], x)
 
 
 def test_temperatures_share_their_noise(digits) -> None:

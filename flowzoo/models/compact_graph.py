@@ -1,7 +1,8 @@
-"""A smaller saved_model.pb that computes the same: short names, each constant once, no derived shapes.
+"""A smaller saved_model.pb that computes the same: short names, each constant and function once.
 
 In the functions of a SavedModel the names of nodes and the shapes that follow from the inputs take more room
 than the operations: of the 5.6 MB of a RealNVP of 23 couplings 1.7 MB are left, which load in half the time.
+The loops that several signatures run are written once: of the Glow of 64x64 faces that is a fifth.
 What others refer to stays: the names of functions, signatures, inputs and outputs.
 
 Short names sort as the long ones did. TensorFlow puts the inputs of a sum or product in the order of their
@@ -44,6 +45,7 @@ def compact(folder: Path) -> None:
             if node.WhichOneof("kind") == "captured_tensor":  # a constant of a function, by its name
                 captured = node.captured_tensor
                 captured.name = _renamed(captured.name, renamed[captured.concrete_function])
+        _merge_equal_functions(meta)
     path.write_bytes(saved.SerializeToString(deterministic=True))
     fingerprinting_utils.write_fingerprint(str(folder))
 
@@ -84,6 +86,43 @@ def _rename_control_outputs(function: Any, names: dict[str, str]) -> None:
     function.ClearField("control_ret")
     function.signature.control_output.extend(kept)
     function.control_ret.update({node: node for node in kept})
+
+
+def _merge_equal_functions(meta: Any) -> None:
+    """Keep one of functions that do the same, until no two do; those with a signature all stay."""
+    library, signed = meta.graph_def.library, {*meta.object_graph_def.concrete_functions}
+    while True:
+        first: dict[bytes, str] = {}
+        equal = {}
+        for function in sorted(library.function, key=lambda f: f.signature.name not in signed):
+            name = function.signature.name
+            other = first.setdefault(_without_name(function), name)
+            if other != name and name not in signed:
+                equal[name] = other
+        if not equal:
+            return
+        kept = [f for f in library.function if f.signature.name not in equal]
+        kept = [type(f).FromString(f.SerializeToString()) for f in kept]
+        library.ClearField("function")
+        library.function.extend(kept)
+        for node in itertools.chain(meta.graph_def.node, *(f.node_def for f in library.function)):
+            for called in _called(node):
+                called.name = equal.get(called.name, called.name)
+
+
+def _without_name(function: Any) -> bytes:
+    bare = type(function)()
+    bare.CopyFrom(function)
+    bare.signature.ClearField("name")
+    return bare.SerializeToString(deterministic=True)
+
+
+def _called(node: Any) -> Iterator[Any]:
+    """Yield the functions that a node names in its attributes."""
+    for value in node.attr.values():
+        if value.WhichOneof("value") == "func":
+            yield value.func
+        yield from value.list.func
 
 
 def _equal_constants(function: Any) -> dict[str, str]:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import few_steps, five_bits, memory, ours, serving
+from benchmarks import attributes, few_steps, five_bits, memory, ours, serving
 from benchmarks.families import FAMILIES
 from benchmarks.kernel_distance import KernelDistance, squared_mmd
 from benchmarks.side_by_side import as_table
@@ -102,6 +102,22 @@ def test_samples_with_fewer_steps_are_compared_with_those_of_the_most() -> None:
     assert few_steps.change({1: x + 200, 2: x + 3, 8: x + 5}) == {1: 195.0, 2: 2.0, 8: 0.0}
     steps = [{"steps": 1, "face_share": 0.9, "kernel_distance": [0.5, 0.1], "change": 7.0, "seconds": 0.04}]
     assert few_steps.table({"a": {"steps": steps}}).endswith("| a | 1 | 90.0% | 0.50 ± 0.10 | 7.0 | 0.040 |")
+
+
+def test_faces_are_sorted_into_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the votes of the cascade, which here are the brightness of a picture."""
+    monkeypatch.setattr(attributes, "smiles", lambda x, votes: x[:, 0, 0, 0] >= votes)
+    x = np.array([0, 255, 4, 30, 254, 253], "uint8")[:, None, None, None] * np.ones((6, 8, 8, 3), "uint8")
+    ends = attributes.sort(x, 2, tmp_path)
+    assert [path.name for path in sorted(ends["plain"].iterdir())] == ["000001.png", "000003.png"]
+    assert np.array_equal(attributes.read(ends["smiling"]), x[[1, 4]])
+    shares = {f"{s:g}": {"smile": 0.5, "face": 1.0} for s in attributes.STRENGTHS}
+    row = {
+        "pictures": {"plain": 1, "smiling": 2},
+        "plain": {"faces": 3, **shares},
+        "smiling": {"faces": 4, **shares},
+    }
+    assert "| a | 1 plain, 2 smiling | 4 smiling | 50% (100%) |" in attributes.as_table({"a": row})
 
 
 def test_faces_of_five_bits_are_scored_as_such() -> None:

@@ -90,6 +90,19 @@ class RecordIndex(_Strict):
     condition: Feature | None
     splits: dict[str, Annotated[tuple[ShardFile, ...], Field(min_length=1)]]
 
+    @property
+    def features(self) -> dict[str, Feature]:
+        """The features of a record by name."""
+        return {"x": self.x} | ({} if self.condition is None else {"condition": self.condition})
+
+    @pydantic.model_validator(mode="after")
+    def _filled(self) -> RecordIndex:
+        """Records of another length would be read as other examples than were written."""
+        length = length_of_record(self.features)
+        if self.record_bytes != length:
+            raise ValueError(f"records of these features take {length} bytes and not {self.record_bytes}")
+        return self
+
     @pydantic.model_validator(mode="after")
     def _dealt_in_turn(self) -> RecordIndex:
         for split, files in self.splits.items():
@@ -99,6 +112,23 @@ class RecordIndex(_Strict):
             if sizes != dealt(sum(sizes), len(files)) or not sum(sizes):
                 raise ValueError(f"{split}: the files do not hold their share of the examples: {sizes}")
         return self
+
+
+def length_of_record(features: dict[str, Feature]) -> int:
+    """Gives the bytes of a `tf.train.Example` whose features are the bytes of their values.
+
+    In protobuf's encoding every level, from the values to the example, has a tag and a length before it.
+    """
+    total = 0
+    for name, feature in features.items():
+        value = _framed(_framed(_framed(feature.num_bytes)))  # BytesList.value, Feature, the entry's value
+        total += _framed(_framed(len(name)) + value)
+    return _framed(total)
+
+
+def _framed(size: int) -> int:
+    """Gives the bytes of a field of so many: its tag, its length in groups of seven bits, and itself."""
+    return 1 + max(1, math.ceil(size.bit_length() / 7)) + size
 
 
 def dealt(total: int, files: int) -> list[int]:

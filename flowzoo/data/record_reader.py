@@ -28,6 +28,8 @@ MAX_BUFFER_BYTES = 2**20
 """How much is read of a file in one call of the file system."""
 
 _CORRUPT = "a record is corrupt or missing"
+# What TensorFlow says of a record that is no example of these features.
+_NO_EXAMPLE = re.compile("Could not parse example|Name: .*, (Feature|Key): ")
 
 _log = logging.getLogger(__name__)
 
@@ -83,11 +85,16 @@ def clear_errors() -> Iterator[None]:
 
     try:
         yield
-    except tf.errors.InvalidArgumentError as error:
+    except (tf.errors.InvalidArgumentError, UnicodeDecodeError) as error:
         found = re.search(rf"([^\[\]\n]+: {_CORRUPT})", str(error))
-        if found is None:
-            raise
-        raise DataError(f"{found[1]}. Write the shards anew.") from error
+        if found is not None:
+            raise DataError(f"{found[1]}. Write the shards anew.") from error
+        # TensorFlow quotes the record, whose bytes may be no text: the message itself cannot be read then.
+        if isinstance(error, UnicodeDecodeError) or _NO_EXAMPLE.search(str(error)):
+            raise DataError(
+                "A shard holds a record that is no example, under a right checksum. Write the shards anew."
+            ) from error
+        raise
 
 
 def _where(epoch: tf.Tensor, first: int, left: int) -> tf.Tensor:
@@ -185,27 +192,37 @@ def _block(
 
     def parse(serialized: tf.Tensor) -> Any:  # noqa: ANN401
         whole = tf.equal(tf.shape(serialized, tf.int64)[0], count + 1)
-        check = tf.debugging.Assert(whole, [tf.strings.join([path, f": {_CORRUPT}"])])
-        with tf.control_dependencies([check]):
-            serialized = serialized[:-1]
-        return _parsed(records, serialized, conditional)
+        serialized = _unless_corrupt(whole, serialized, path)[:-1]
+        return _parsed(records, serialized, conditional, path)
 
     return raw.map(parse)
 
 
-def _parsed(records: Records, serialized: tf.Tensor, conditional: bool) -> Any:  # noqa: ANN401
+def _unless_corrupt(whole: tf.Tensor, value: tf.Tensor, path: tf.Tensor) -> tf.Tensor:
+    """Gives `value`, or the error that `clear_errors` knows."""
     import tensorflow as tf
 
-    features = {"x": records.index.x}
-    if conditional and records.index.condition is not None:
-        features["condition"] = records.index.condition
-    wanted = {name: tf.io.FixedLenFeature([], tf.string) for name in features}
+    check = tf.debugging.Assert(whole, [tf.strings.join([path, f": {_CORRUPT}"])])
+    with tf.control_dependencies([check]):
+        return tf.identity(value)
+
+
+def _parsed(records: Records, serialized: tf.Tensor, conditional: bool, path: tf.Tensor) -> Any:  # noqa: ANN401
+    import tensorflow as tf
+
+    features = records.index.features
+    if not conditional:
+        features.pop("condition", None)
+    # One that is missing has no bytes, and is too short.
+    wanted = {name: tf.io.FixedLenFeature([], tf.string, "") for name in features}
     found = tf.io.parse_example(serialized, wanted)
-    return _single(tuple(_decoded(found[name], feature) for name, feature in features.items()))
+    return _single(tuple(_decoded(found[name], feature, path) for name, feature in features.items()))
 
 
-def _decoded(raw: tf.Tensor, feature: Feature) -> tf.Tensor:
+def _decoded(raw: tf.Tensor, feature: Feature, path: tf.Tensor) -> tf.Tensor:
     import tensorflow as tf
 
+    whole = tf.reduce_all(tf.equal(tf.strings.length(raw), feature.num_bytes))
+    raw = _unless_corrupt(whole, raw, path)
     values = tf.io.decode_raw(raw, tf.as_dtype(feature.dtype), little_endian=True)
     return tf.reshape(values, [-1, *feature.shape])

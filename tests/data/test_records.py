@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from flowzoo.cli import main
 from flowzoo.data import Source, open_source, pipeline, record_reader, record_writer, write_shards
-from flowzoo.data.record_index import FRAMING_BYTES
+from flowzoo.data.record_index import FRAMING_BYTES, Feature, length_of_record
 from flowzoo.errors import DataError
 from flowzoo.models import MAF
 
@@ -301,6 +301,11 @@ def test_a_file_cut_after_opening_is_refused_when_read(folder):
         (lambda index: index["splits"].update(test=[]), "splits.test"),
         (lambda index: index["splits"].update(tset=index["splits"]["train"]), "unknown split 'tset'"),
         (lambda index: index.update(format="flowzoo records 2"), "format"),
+        # Features that do not fill a record were read as more examples, or as fewer, than were written.
+        (lambda index: index["x"].update(shape=[1]), "take .* bytes and not"),
+        (lambda index: index["x"].update(dtype="float64"), "take .* bytes and not"),
+        (lambda index: index.update(condition=None), "take .* bytes and not"),
+        (lambda index: index.update(record_bytes=index["record_bytes"] + 1), "take .* bytes and not"),
     ],
 )
 def test_a_wrong_index_is_refused(folder, change, message):
@@ -312,6 +317,47 @@ def test_a_wrong_index_is_refused(folder, change, message):
         DataError, match=f"{re.escape(str(path))}: corrupt, or no index of shards: .*{message}"
     ):
         train(folder)
+
+
+@pytest.mark.parametrize("shape", [(), (0,), (3,), (15,), (4, 8), (64, 64, 3), (600, 2, 90)])
+@pytest.mark.parametrize("paired", [True, False])
+def test_the_length_of_a_record_is_that_of_protobuf(shape, paired):
+    features = {"x": Feature(dtype="float64", shape=shape)}
+    if paired:
+        features["condition"] = Feature(dtype="uint8", shape=(130,))
+    values = {
+        name: tf.train.Feature(bytes_list=tf.train.BytesList(value=[bytes(feature.num_bytes)]))
+        for name, feature in features.items()
+    }
+    example = tf.train.Example(features=tf.train.Features(feature=values))
+    assert length_of_record(features) == len(example.SerializeToString())
+
+
+def example(**features):
+    return tf.train.Example(features=tf.train.Features(feature=features)).SerializeToString()
+
+
+NUMBERS = tf.train.Feature(bytes_list=tf.train.BytesList(value=[bytes(8)]))
+LABEL = tf.train.Feature(bytes_list=tf.train.BytesList(value=[bytes(4)]))
+
+
+@pytest.mark.parametrize(
+    ("record", "message"),
+    [
+        (example(x=LABEL, condition=NUMBERS), "{path}: a record is corrupt or missing"),
+        (example(x=NUMBERS, kondition=LABEL), "{path}: a record is corrupt or missing"),
+        (b"\xff" * (record_bytes() - FRAMING_BYTES), "a record that is no example"),
+    ],
+)
+def test_a_wrong_record_under_a_right_checksum_is_refused(folder, record, message):
+    path = folder / "train-00002-of-00004.tfrecord"
+    raws = [raw.numpy() for raw in tf.data.TFRecordDataset(str(path))]
+    assert len(record) == len(raws[7])  # else the size of the file gives it away
+    with tf.io.TFRecordWriter(str(path)) as writer:
+        for raw in [*raws[:7], record, *raws[8:]]:
+            writer.write(raw)
+    with pytest.raises(DataError, match=message.format(path=re.escape(str(path)))):
+        train(folder).head()
 
 
 def test_no_index_is_refused(tmp_path):

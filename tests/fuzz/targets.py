@@ -6,7 +6,18 @@ import importlib
 
 from tests.fuzz.harness import Target
 
-_NAMES = ("configs", "arguments", "images", "tables", "requests", "flows", "weights", "models", "downloads")
+_NAMES = (
+    "configs",
+    "arguments",
+    "images",
+    "tables",
+    "records",
+    "requests",
+    "flows",
+    "weights",
+    "models",
+    "downloads",
+)
 
 
 def names() -> list[str]:

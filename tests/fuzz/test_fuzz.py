@@ -24,6 +24,7 @@ SHORT = {
     "arguments": 100,
     "images": 400,
     "tables": 300,
+    "records": 60,
     "requests": 150,
     "flows": 150,
     "weights": 400,
@@ -201,6 +202,7 @@ BROKEN: dict[str, list[tuple[str, Any]]] = {
     "arguments": [("flowzoo.cli.app.code_of", lambda error: 7)],
     "images": [("flowzoo.data.images.decoded", _bare_pillow)],
     "tables": [("flowzoo.arrays._parsed", _trusting_npy)],
+    "records": [("flowzoo.data.record_reader._unless_corrupt", lambda whole, value, path: value)],
     "weights": [("flowzoo.manifest._differences", lambda folder, manifest: iter(()))],
     "downloads": [
         ("flowzoo.download._Transfer._save", _saved_unseen),

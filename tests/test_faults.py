@@ -68,7 +68,7 @@ def test_two_hundred_kills(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(2 * 3600)
-@pytest.mark.parametrize(("workers", "kills"), [(2, 20), (4, 2)])
+@pytest.mark.parametrize(("workers", "kills"), [(2, 20), (4, 6)])
 def test_workers_are_killed(tmp_path: Path, workers: int, kills: int) -> None:
     found = drilled(tmp_path, "--kills", kills, "--workers", workers, "--like-one")
     check_drill(found, kills, 1e-5)

@@ -114,21 +114,37 @@ class RecordIndex(_Strict):
         return self
 
 
-def length_of_record(features: dict[str, Feature]) -> int:
-    """Gives the bytes of a `tf.train.Example` whose features are the bytes of their values.
+def layout(features: dict[str, Feature]) -> tuple[tuple[str, bytes], ...]:
+    """Gives for each feature of a record, in their order there, what stands before the bytes of its values.
 
-    In protobuf's encoding every level, from the values to the example, has a tag and a length before it.
+    A record is a `tf.train.Example` in protobuf's encoding with its features in the order of their names. All
+    but the values is therefore the same in every record.
     """
-    total = 0
-    for name, feature in features.items():
-        value = _framed(_framed(_framed(feature.num_bytes)))  # BytesList.value, Feature, the entry's value
-        total += _framed(_framed(len(name)) + value)
-    return _framed(total)
+    entries = []
+    for name, feature in sorted(features.items()):
+        size, before = feature.num_bytes, b""
+        for tag in (b"\x0a", b"\x0a", b"\x12"):  # BytesList.value, Feature.bytes_list, the entry's value
+            field = tag + _varint(size)
+            size, before = size + len(field), field + before
+        key = b"\x0a" + _varint(len(name)) + name.encode()
+        size, before = size + len(key), key + before
+        field = b"\x0a" + _varint(size)
+        entries.append((name, field + before, size + len(field)))
+    head = b"\x0a" + _varint(sum(size for _, _, size in entries))  # Example.features
+    return tuple(
+        (name, before if number else head + before) for number, (name, before, _) in enumerate(entries)
+    )
 
 
-def _framed(size: int) -> int:
-    """Gives the bytes of a field of so many: its tag, its length in groups of seven bits, and itself."""
-    return 1 + max(1, math.ceil(size.bit_length() / 7)) + size
+def length_of_record(features: dict[str, Feature]) -> int:
+    """Gives the bytes of a record, without its framing."""
+    return sum(len(before) + features[name].num_bytes for name, before in layout(features))
+
+
+def _varint(number: int) -> bytes:
+    """Encodes a number in groups of seven bits, the lowest first, with the eighth bit set but in the last."""
+    groups = [number >> shift & 0x7F for shift in range(0, max(1, number.bit_length()), 7)]
+    return bytes([group | 0x80 for group in groups[:-1]] + groups[-1:])
 
 
 def dealt(total: int, files: int) -> list[int]:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import logging
 import re
+import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from flowzoo.data.plan import Plan
-from flowzoo.data.record_index import Feature, Records, dealt
+from flowzoo.data.record_index import Feature, Records, dealt, layout
 from flowzoo.data.record_plan import Order, Window
 from flowzoo.errors import DataError
 
@@ -28,8 +29,6 @@ MAX_BUFFER_BYTES = 2**20
 """How much is read of a file in one call of the file system."""
 
 _CORRUPT = "a record is corrupt or missing"
-# What TensorFlow says of a record that is no example of these features.
-_NO_EXAMPLE = re.compile("Could not parse example|Name: .*, (Feature|Key): ")
 
 _log = logging.getLogger(__name__)
 
@@ -85,16 +84,11 @@ def clear_errors() -> Iterator[None]:
 
     try:
         yield
-    except (tf.errors.InvalidArgumentError, UnicodeDecodeError) as error:
+    except tf.errors.InvalidArgumentError as error:
         found = re.search(rf"([^\[\]\n]+: {_CORRUPT})", str(error))
-        if found is not None:
-            raise DataError(f"{found[1]}. Write the shards anew.") from error
-        # TensorFlow quotes the record, whose bytes may be no text: the message itself cannot be read then.
-        if isinstance(error, UnicodeDecodeError) or _NO_EXAMPLE.search(str(error)):
-            raise DataError(
-                "A shard holds a record that is no example, under a right checksum. Write the shards anew."
-            ) from error
-        raise
+        if found is None:
+            raise
+        raise DataError(f"{found[1]}. Write the shards anew.") from error
 
 
 def _where(epoch: tf.Tensor, first: int, left: int) -> tf.Tensor:
@@ -208,21 +202,35 @@ def _unless_corrupt(whole: tf.Tensor, value: tf.Tensor, path: tf.Tensor) -> tf.T
 
 
 def _parsed(records: Records, serialized: tf.Tensor, conditional: bool, path: tf.Tensor) -> Any:  # noqa: ANN401
+    """Takes the values out of records: all else is the same in each, and must be.
+
+    Not by TensorFlow's parser of examples: a damaged length under a right checksum makes it read beyond the
+    record, and the process ends.
+    """
     import tensorflow as tf
 
-    features = records.index.features
-    if not conditional:
-        features.pop("condition", None)
-    # One that is missing has no bytes, and is too short.
-    wanted = {name: tf.io.FixedLenFeature([], tf.string, "") for name in features}
-    found = tf.io.parse_example(serialized, wanted)
-    return _single(tuple(_decoded(found[name], feature, path) for name, feature in features.items()))
+    whole = tf.reduce_all(tf.equal(tf.strings.length(serialized), records.index.record_bytes))
+    rows = tf.io.decode_raw(_unless_corrupt(whole, serialized, path), tf.uint8)
+    rows = tf.ensure_shape(rows, [None, records.index.record_bytes])
+    features, values, whole, at = records.index.features, {}, tf.constant(True), 0
+    for name, before in layout(features):
+        fixed = tf.constant(np.frombuffer(before, np.uint8))
+        whole &= tf.reduce_all(tf.equal(rows[:, at : at + len(before)], fixed))
+        at += len(before)
+        values[name] = rows[:, at : at + features[name].num_bytes]
+        at += features[name].num_bytes
+    wanted = ("x", "condition") if conditional and "condition" in features else ("x",)
+    return _single(
+        tuple(_decoded(_unless_corrupt(whole, values[name], path), features[name]) for name in wanted)
+    )
 
 
-def _decoded(raw: tf.Tensor, feature: Feature, path: tf.Tensor) -> tf.Tensor:
+def _decoded(raw: tf.Tensor, feature: Feature) -> tf.Tensor:
+    """Reads bytes, [n, bytes of an example], as values: they lie there with the lowest byte first."""
     import tensorflow as tf
 
-    whole = tf.reduce_all(tf.equal(tf.strings.length(raw), feature.num_bytes))
-    raw = _unless_corrupt(whole, raw, path)
-    values = tf.io.decode_raw(raw, tf.as_dtype(feature.dtype), little_endian=True)
-    return tf.reshape(values, [-1, *feature.shape])
+    size = np.dtype(feature.dtype).itemsize
+    if size == 1:
+        return tf.reshape(raw, [-1, *feature.shape])
+    raw = tf.reshape(raw, [tf.shape(raw)[0], *feature.shape, size])
+    return tf.bitcast(raw if sys.byteorder == "little" else tf.reverse(raw, [-1]), feature.dtype)

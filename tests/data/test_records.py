@@ -334,7 +334,9 @@ def test_the_length_of_a_record_is_that_of_protobuf(shape, paired):
 
 
 def example(**features):
-    return tf.train.Example(features=tf.train.Features(feature=features)).SerializeToString()
+    return tf.train.Example(features=tf.train.Features(feature=features)).SerializeToString(
+        deterministic=True
+    )
 
 
 NUMBERS = tf.train.Feature(bytes_list=tf.train.BytesList(value=[bytes(8)]))
@@ -350,6 +352,7 @@ LABEL = tf.train.Feature(bytes_list=tf.train.BytesList(value=[bytes(4)]))
         # TensorFlow's own parser of examples reads beyond the record here, and the process ends.
         (example(x=NUMBERS, condition=LABEL)[:-9] + b"\xff\xff\xff\xff" + bytes(5), "{path}: a record is"),
     ],
+    ids=["swapped", "misnamed", "no example", "too long"],
 )
 def test_a_wrong_record_under_a_right_checksum_is_refused(folder, record, message):
     path = folder / "train-00002-of-00004.tfrecord"

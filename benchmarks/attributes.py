@@ -27,6 +27,7 @@ import flowzoo
 from benchmarks.faces import draw, face_share
 from flowzoo import latents, plots
 from flowzoo.data import open_source
+from flowzoo.data.images import read_pictures
 
 HERE = Path(__file__).parent
 # Votes that the cascade asks for: where faces must not smile, in measuring, where they must.
@@ -58,11 +59,6 @@ def sort(x: np.ndarray, num: int, into: Path) -> dict[str, Path]:
     return {kind: into / kind for kind in found}
 
 
-def read(folder: Path) -> np.ndarray:
-    """Return the pictures of a folder."""
-    return np.stack([np.asarray(Image.open(path).convert("RGB")) for path in sorted(folder.iterdir())])
-
-
 def measure(
     entry: Annotated[str, typer.Argument(help="A likelihood model of faces.")],
     num: Annotated[int, typer.Option(help="Faces a folder, at most.")] = 500,
@@ -78,7 +74,7 @@ def measure(
     )
     with tempfile.TemporaryDirectory() as spare:
         ends = sort(train, num, folders or Path(spare))
-        plain, smiling = read(ends["plain"]), read(ends["smiling"])
+        plain, smiling = (read_pictures([ends[kind]], model.event_shape) for kind in ("plain", "smiling"))
     along = latents.direction(model, plain, smiling)
     seen = smiles(real, SEEN)
     figures: dict[str, Any] = {"pictures": {"plain": len(plain), "smiling": len(smiling)}}

@@ -93,7 +93,7 @@ class RecordIndex(_Strict):
     @property
     def features(self) -> dict[str, Feature]:
         """The features of a record by name."""
-        return {"x": self.x} | ({} if self.condition is None else {"condition": self.condition})
+        return features_of(self.x, self.condition)
 
     @pydantic.model_validator(mode="after")
     def _filled(self) -> RecordIndex:
@@ -112,6 +112,11 @@ class RecordIndex(_Strict):
             if sizes != dealt(sum(sizes), len(files)) or not sum(sizes):
                 raise ValueError(f"{split}: the files do not hold their share of the examples: {sizes}")
         return self
+
+
+def features_of(x: Feature, condition: Feature | None) -> dict[str, Feature]:
+    """Gives the features of a record by name."""
+    return {"x": x} | ({} if condition is None else {"condition": condition})
 
 
 def layout(features: dict[str, Feature]) -> tuple[tuple[str, bytes], ...]:

@@ -10,7 +10,16 @@ from typing import Any, cast
 
 import numpy as np
 
-from flowzoo.data.record_index import INDEX_FILE, Feature, RecordIndex, ShardFile, sha256
+from flowzoo.data.record_index import (
+    INDEX_FILE,
+    Feature,
+    RecordIndex,
+    ShardFile,
+    features_of,
+    layout,
+    length_of_record,
+    sha256,
+)
 from flowzoo.data.source import Source
 from flowzoo.data.values import check_finite
 from flowzoo.errors import DataError
@@ -66,7 +75,7 @@ def write_shards(
             origin=first.origin,
             num_values=first.num_values,
             num_classes=first.num_classes,
-            record_bytes=len(record.template),
+            record_bytes=record.length,
             x=record.x,
             condition=record.condition,
             splits=files,
@@ -105,31 +114,17 @@ class _Record:
         self.condition = None
         if source.condition_shape is not None:
             self.condition = Feature(dtype=cast(Any, _condition_dtype(source)), shape=source.condition_shape)
-        zeros, ones = self._example(b"\x00"), self._example(b"\xff")
-        self.template = np.frombuffer(zeros, np.uint8)
-        # Where the two differ the values go, in the order of the features' names.
-        places = np.flatnonzero(self.template != np.frombuffer(ones, np.uint8))
-        size = self.condition.num_bytes if self.condition else 0
-        self._condition_places, self._x_places = places[:size], places[size:]
-
-    def _example(self, byte: bytes) -> bytes:
-        import tensorflow as tf
-
-        features = {"x": self.x} | ({"condition": self.condition} if self.condition else {})
-        values = {
-            name: tf.train.Feature(bytes_list=tf.train.BytesList(value=[byte * feature.num_bytes]))
-            for name, feature in features.items()
-        }
-        example = tf.train.Example(features=tf.train.Features(feature=values))
-        return example.SerializeToString(deterministic=True)
+        self._features = features_of(self.x, self.condition)
+        self.length = length_of_record(self._features)
 
     def rows(self, x: np.ndarray, condition: np.ndarray | None) -> np.ndarray:
         """Gives the records of examples as rows of bytes."""
-        rows = np.tile(self.template, (len(x), 1))
-        rows[:, self._x_places] = _bytes(x, self.x)
-        if condition is not None and self.condition is not None:
-            rows[:, self._condition_places] = _bytes(condition, self.condition)
-        return rows
+        values, parts = {"x": x, "condition": condition}, []
+        for name, before in layout(self._features):
+            fixed = np.frombuffer(before, np.uint8)
+            parts += [np.broadcast_to(fixed, (len(x), len(fixed)))]
+            parts += [_bytes(cast(np.ndarray, values[name]), self._features[name])]
+        return np.concatenate(parts, axis=1)
 
 
 def _bytes(values: np.ndarray, feature: Feature) -> np.ndarray:
@@ -184,7 +179,7 @@ def _write_rows(writers: list[Any], rows: np.ndarray, done: int) -> None:
 
 def _chunks(source: Source, record: _Record) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
     """Gives the examples and conditions of a source, some at a time."""
-    size = max(1, _CHUNK_BYTES // len(record.template))
+    size = max(1, _CHUNK_BYTES // record.length)
     if source.is_streamed:
         for batch in cast(Any, source.x).batch(size).prefetch(1).as_numpy_iterator():
             yield batch if isinstance(batch, tuple) else (batch, None)

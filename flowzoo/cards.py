@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 UNITS = {"bits_per_dim": "bits/dim", "nats": "nats"}
@@ -84,6 +84,15 @@ def difference(metric: Mapping[str, Any], figure: Mapping[str, Any]) -> str | No
     if metric["unit"] != figure["unit"]:
         return None
     return f"{round(metric['value'] - figure['value'], 3) + 0.0:+.3f}"
+
+
+def compared(metric: Mapping[str, Any] | None, figures: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return published figures, each with its `difference` as a number (None where there is none)."""
+    signed = [None if metric is None else difference(metric, figure) for figure in figures]
+    return [
+        {**figure, "difference": None if one is None else float(one)}
+        for figure, one in zip(figures, signed, strict=True)
+    ]
 
 
 def compared_text(metric: Mapping[str, Any], figure: Mapping[str, Any]) -> str | None:

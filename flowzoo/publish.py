@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tensorflow as tf
 
 from flowzoo import measure, plots, quadrature, weights, zoo
 from flowzoo.config import EntryConfig, TrainingConfig
 from flowzoo.data import Source
 from flowzoo.files import staged_folder
+from flowzoo.full_float32 import full_float32
 from flowzoo.training.previews import preview_conditions, preview_samples
 from flowzoo.training.recipe import Trained
 
@@ -69,7 +69,7 @@ def publish(
     """
     dtype = config.weights.dtype
     measured = _measured(config, sources)
-    with staged_folder(target, overwrite=overwrite) as folder:
+    with full_float32(), staged_folder(target, overwrite=overwrite) as folder:
         model = _plain_copy(config, trained.model)
         full = measure.score(model, measured, config, limit)
         store(model, folder, dtype)
@@ -145,8 +145,7 @@ def _measured(config: EntryConfig, sources: dict[str, Source]) -> Source:
 
 
 def _plain_copy(config: EntryConfig, model: Any) -> Any:
-    """Return the model outside any strategy, computing in full float32 on a GPU as well."""
-    tf.config.experimental.enable_tensor_float_32_execution(False)
+    """Return the model outside any strategy, computing in float32 whatever it was trained in."""
     copy = zoo.build_config(config.model, config.name, model.event_shape)
     copy.set_weights(model.get_weights())
     return copy

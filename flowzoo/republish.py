@@ -8,13 +8,12 @@ import os
 from pathlib import Path
 from typing import Any
 
-import tensorflow as tf
-
 from flowzoo import measure, registry, weights, zoo
 from flowzoo.config import EntryConfig, parse_config
 from flowzoo.data import Source, open_source
 from flowzoo.errors import DataError
 from flowzoo.files import staged_folder
+from flowzoo.full_float32 import full_float32
 from flowzoo.models.saved_model import WEIGHTS_DTYPES
 from flowzoo.publish import describe, metric_of, soundness, store
 
@@ -65,8 +64,7 @@ def republish(
     located = weights.locate(name, expected_digest=entry.weights.sha256, source=source)
     card: Any = weights.read_card(located.folder)
     config = _config_of(card, entry, weights_dtype)
-    tf.config.experimental.enable_tensor_float_32_execution(False)
-    with staged_folder(Path(out) / name, overwrite=overwrite) as folder:
+    with full_float32(), staged_folder(Path(out) / name, overwrite=overwrite) as folder:
         measured = _same_split(config, card, data_dir)
         model = zoo.restore(located.folder)
         store(model, folder, weights_dtype)

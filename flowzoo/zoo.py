@@ -174,10 +174,13 @@ def check_golden(model: Flow, folder: Path) -> float:
     Raises:
         CorruptWeightsError: it is above `GOLDEN_TOLERANCE`.
     """
+    from flowzoo.full_float32 import full_float32
+
     golden = weights.read_golden(folder)
     try:
         expected = golden["log_prob"].astype(np.float64)
-        got = np.asarray(model.golden_log_prob(golden["x"], golden.get("condition")), np.float64)
+        with full_float32():
+            got = np.asarray(model.golden_log_prob(golden["x"], golden.get("condition")), np.float64)
     except (KeyError, TypeError, ValueError, FloatingPointError) as problem:
         raise CorruptWeightsError(
             f"{model.name}: the golden values in {folder} do not fit it: {problem}"
@@ -212,7 +215,9 @@ class ModelInfo:
     folder: str | None
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the card as plain JSON values."""
+        """Return the card as plain JSON values, each published figure with its difference."""
+        from flowzoo.cards import compared
+
         config = self.config.model_dump(mode="json")
         measured = {key: value for key, value in (self.card or {}).items() if key != "config"}
         return {
@@ -222,6 +227,7 @@ class ModelInfo:
             "sha256": self.sha256,
             "folder": self.folder,
             **config["card"],
+            "published": compared(measured.get("metric"), config["card"]["published"]),
             "model": config["model"],
             "data": config["data"],
             "recipe": config["training"],

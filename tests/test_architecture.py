@@ -21,8 +21,8 @@ PACKAGE = ROOT / "flowzoo"
 
 # Data flows downwards: a line may import itself and the lines above it, never one below.
 STAGES = (
-    {"_discovery", "bounded", "cards", "errors", "files", "paths", "plain_data", "random", "metrics"}
-    | {"plots", "strict_yaml"},
+    {"_discovery", "bounded", "cards", "errors", "files", "full_float32", "paths", "plain_data"}
+    | {"plots", "random", "strict_yaml"},
     {"arrays", "quantization"},
     {"config", "config_errors"},
     {"data"},

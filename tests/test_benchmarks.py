@@ -6,8 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
-from benchmarks import attributes, few_steps, five_bits, memory, ours, serving
+from benchmarks import attributes, few_steps, five_bits, memory, ours, replicas, serving, variants
 from benchmarks.families import FAMILIES
 from benchmarks.kernel_distance import KernelDistance, squared_mmd
 from benchmarks.side_by_side import as_table
@@ -136,3 +137,52 @@ def test_memory_of_one_kind_of_device_stays_beside_the_other(tmp_path: Path) -> 
         memory.write(tmp_path / "memory.json", device, {"side": 4, "filters": 2, "batch": 1, "rows": rows})
     text = (tmp_path / "memory.md").read_text()
     assert text.count("| glow | 8 | 8 | 4 | 1.50 |") == 2 and "## GPU" in text and "## CPU" in text
+
+
+@pytest.mark.parametrize("family", sorted(variants.VARIANTS))
+def test_variants_are_variants_of_what_is_compared(family: str) -> None:
+    builder = {"maf": variants.build_maf, "flow_matching": variants.build_flow_matching}[family]
+    compared = ours.build(FAMILIES[family], 3)
+    for name, arguments in variants.VARIANTS[family].items():
+        if name == variants.ZUKO:
+            continue
+        start = arguments.get("start", False)
+        flow = builder(FAMILIES[family], 3, **{k: v for k, v in arguments.items() if k != "start"})
+        same = [weight.shape for weight in flow.weights] == [weight.shape for weight in compared.weights]
+        assert same == (not {"act_norm", "waves"} & arguments.keys()), name
+        if start:
+            before = flow.get_weights()
+            variants.start_as_torch(flow, 0)
+            assert (
+                sum(not np.array_equal(*pair) for pair in zip(before, flow.get_weights(), strict=True)) >= 4
+            )
+
+
+def test_the_affine_of_the_peer_inverts_with_its_log_det() -> None:
+    flow = variants.build_maf(FAMILIES["maf"], 2, affine="zuko")
+    variants.start_as_torch(flow, 0)
+    x = np.random.default_rng(0).normal(size=(5, 2)).astype("float32")
+    flow.adapt(x)
+    z = flow.to_latent(x)
+    np.testing.assert_allclose(flow.from_latent(z), x, atol=1e-5)
+    with tf.GradientTape() as tape:
+        given = tf.constant(x)
+        tape.watch(given)
+        latent = flow.to_latent(given)
+    jacobian = tape.batch_jacobian(latent, given)
+    base = -0.5 * np.sum(np.square(z), axis=1) - np.log(2 * np.pi)
+    np.testing.assert_allclose(flow.log_prob(x), base + np.linalg.slogdet(jacobian)[1], rtol=1e-4, atol=1e-4)
+
+
+def test_variants_are_compared_with_the_peer() -> None:
+    text = variants.as_table({"maf/made/as it is": [2.0, 2.2], "maf/made/zuko": [1.9, 2.1]})
+    assert "| made | maf | as it is | 2 | 2.100 ± 0.141 | +0.100 ± 0.141 |" in text
+    assert "| made | maf | zuko | 2 | 2.000 ± 0.141 | - |" in text
+
+
+def test_replicas_are_compared_with_one_of_the_same_work() -> None:
+    row = {"entry": "glow", "gpus": 1, "batch": 64, "precision": "float32", "examples_a_second": 1000.0}
+    rows = [row, {**row, "gpus": 2, "examples_a_second": 1850.0}, {**row, "gpus": 2, "batch": 32}]
+    text = replicas.as_table([{**row, "hardware": "GPUs"} for row in rows])
+    assert "| glow | 2 | 64 | float32 | 1,850 | x 1.85 | GPUs |" in text
+    assert "| glow | 2 | 32 | float32 | 1,000 | - | GPUs |" in text

@@ -62,6 +62,13 @@ def test_the_cards_of_entries_compare_with_each_published_figure() -> None:
     assert " worse than 0.97 (+0." in nsf[2]
 
 
+def test_cards_as_values_give_the_difference_as_a_number() -> None:
+    card = flowzoo.info("glow_mnist").to_dict()
+    [figure] = card["published"]
+    assert figure["difference"] == round(card["measured"]["metric"]["value"] - figure["value"], 3) > 0
+    assert [figure["difference"] for figure in flowzoo.info("glow_cifar10").to_dict()["published"]] == [None]
+
+
 def test_the_card_of_an_entry_without_weights_compares_nothing() -> None:
     lines = _published("glow_cifar10")
     assert lines and all("measured" not in line and line.endswith(")") for line in lines)

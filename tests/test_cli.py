@@ -14,6 +14,8 @@ import pytest
 from flowzoo import registry, weights
 from flowzoo.cli import app, codes, files, main, options
 from flowzoo.cli.console import Talk
+from flowzoo.data import open_source
+from flowzoo.errors import MissingDataError
 
 ROOT = Path(__file__).resolve().parent.parent
 COMMANDS = ("list", "info", "sample", "score", "train", "evaluate", "export", "serve", "verify", "doctor")
@@ -390,6 +392,22 @@ def test_evaluate_measures_the_entrys_own_data(run):
     assert (content["name"], content["split"], content["num"]) == (name, "test", 20)
     assert np.isfinite(content["loss"])
     assert content["loss"] == -content["log_prob"]
+
+
+def test_evaluate_compares_with_published_figures(run):
+    name = "maf_mnist"
+    try:
+        open_source("mnist", "test")
+    except MissingDataError as error:
+        pytest.skip(f"no MNIST here: {str(error)[:80]}")
+    code, out, _ = run("evaluate", name, "--limit", 20, "--json")
+    assert code == 0
+    content = json.loads(out)
+    [figure] = content["published"]
+    assert figure["difference"] == pytest.approx(content["bits_per_dim"] - figure["value"], abs=6e-4)
+    code, out, _ = run("evaluate", name, "--limit", 20)
+    assert code == 0
+    assert "  published: 1.89 bits/dim (" in out and f"({figure['difference']:+.3f}; lower is better)" in out
 
 
 def test_train_ends_with_one_line_of_json_and_a_result_that_loads(run, tmp_path):

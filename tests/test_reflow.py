@@ -115,35 +115,35 @@ def test_pairs_end_where_the_teacher_takes_their_noises(
 ) -> None:
     monkeypatch.setattr(reflow, "_PIECE", 24)
     config = ReflowConfig.model_validate(REFLOW)
-    maker = reflow.PairMaker(teacher, config, tf.eye(2))
-    goals, marks = maker.goals(40), maker.marks(40)
+    maker = reflow.StoredPairs(teacher, config, tf.eye(2))
+    goals, marks = maker.first_goals(40), maker.marks(40)
     assert goals.dtype == np.float32 and list(marks[:, 0]) == list(range(40))
     assert np.all(np.sum(marks[:, 1:], 1) == 1) and 8 < marks[:, 1].sum() < 32
     z = pair_noise(tf.range(40, dtype=tf.int64), 0, (2,), "float32")
     ends = transport(teacher, solver="midpoint", steps=4)(z, tf.constant(marks[:, 1:]))
     np.testing.assert_allclose(goals, ends, rtol=1e-5, atol=1e-6)
     # Written once, a piece a file, and read again; what is broken or of another teacher is not.
-    np.testing.assert_array_equal(maker.goals(40, tmp_path), goals)
+    np.testing.assert_array_equal(maker.first_goals(40, tmp_path), goals)
     first, second = sorted(tmp_path.iterdir())
     np.save(first, goals[:24] + 1)
     second.write_bytes(second.read_bytes()[:-9])
-    again = maker.goals(40, tmp_path)
+    again = maker.first_goals(40, tmp_path)
     np.testing.assert_array_equal(again, np.concatenate([goals[:24] + 1, goals[24:]]))
-    other = reflow.PairMaker(teacher, config.model_copy(update={"seed": 1}), tf.eye(2))
-    assert other.fingerprint != maker.fingerprint and not np.allclose(other.goals(40, tmp_path), goals)
+    other = reflow.StoredPairs(teacher, config.model_copy(update={"seed": 1}), tf.eye(2))
+    assert other.fingerprint != maker.fingerprint and not np.allclose(other.first_goals(40, tmp_path), goals)
 
 
 def test_ends_of_images_are_kept_within_a_tenth_of_a_value() -> None:
     flow = FlowMatching((4, 4, 1), image_network="conv", filters=(4,), steps=2)
-    maker = reflow.PairMaker(flow, ReflowConfig(teacher="none", num_pairs=8), None)
-    goals = maker.goals(8)
+    maker = reflow.StoredPairs(flow, ReflowConfig(teacher="none", num_pairs=8), None)
+    goals = maker.first_goals(8)
     z = pair_noise(tf.range(8, dtype=tf.int64), 0, flow.latent_shape, "float32")
     assert goals.dtype == np.float16 and goals.shape == (8, *flow.latent_shape)
     inside = np.abs(goals) <= 1
     assert np.max(np.abs(goals - transport(flow)(z, None))[inside]) * 128 < 0.1
     with pytest.raises(FloatingPointError, match="no finite path"):
         flow.set_weights([np.full_like(w, np.nan) for w in flow.get_weights()])
-        maker.goals(8)
+        maker.first_goals(8)
 
 
 # -- training -------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 import flowzoo
 from flowzoo import registry, weights, zoo
@@ -127,6 +128,29 @@ def test_every_trained_entry_loads_and_samples(name: str, load: Callable[[str], 
     if _large(name):
         return  # under the mark slow
     _assert_samples(flow)
+
+
+def test_golden_values_are_compared_in_full_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With TensorFloat-32, which a GPU has on by default, sound weights would be refused."""
+    enabled = tf.config.experimental.tensor_float_32_execution_enabled
+    tf.config.experimental.enable_tensor_float_32_execution(True)
+    flow, seen = flowzoo.load("test_nice"), []
+    golden = type(flow).golden_log_prob
+    monkeypatch.setattr(
+        type(flow), "golden_log_prob", lambda *given: (seen.append(enabled()), golden(*given))[1]
+    )
+    zoo.check_golden(flow, packaged("saved_models") / "test_nice")
+    assert seen == [False] and enabled()
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", LOADED)
+def test_every_trained_entry_loads_on_a_gpu(name: str) -> None:
+    assert tf.config.list_logical_devices("GPU")
+    flow = flowzoo.load(name)
+    folder = packaged("saved_models") / name
+    assert zoo.check_golden(flow, folder) <= zoo.GOLDEN_TOLERANCE
+    assert tf.config.experimental.tensor_float_32_execution_enabled()
 
 
 @pytest.mark.parametrize("name", TRAINED)

@@ -99,9 +99,15 @@ def evaluate(
     columns, seconds = _scores(model, x, condition if config.data.conditional else None, seed, talk)
     summary = _summary(columns)
     talk.say(f"{split} split of {config.data.source}: {_in_words(summary)} ({seconds:.1f} s, --seed {seed})")
-    for figure in config.card.published:
-        talk.say(f"  published: {figure.value:g} {cards.UNITS[figure.unit]} ({figure.source})")
-    content = {"name": name, "data": config.data.source, "split": split, **summary}
+    nats = {"value": -summary["log_prob"], "unit": "nats"}
+    bits = {"value": summary["bits_per_dim"], "unit": "bits_per_dim"}
+    metric = bits if config.card.metric == "bits_per_dim" else nats
+    published = cards.compared(metric, [figure.model_dump() for figure in config.card.published])
+    for figure in published:
+        beside = cards.compared_text(metric, figure)
+        text = f"{figure['value']:g} {cards.UNITS[figure['unit']]} ({figure['source']})"
+        talk.say(f"  published: {text}{f'; here: {beside}' if beside else ''}")
+    content = {"name": name, "data": config.data.source, "split": split, **summary, "published": published}
     talk.result({**content, "loss": -summary["log_prob"], "unit": "nats", "seed": seed, "seconds": seconds})
 
 
@@ -123,19 +129,18 @@ def _scores(
     model: Flow, x: np.ndarray, condition: np.ndarray | None, seed: int, talk: Talk
 ) -> tuple[dict[str, np.ndarray], float]:
     """Scores in chunks; returns the columns of the result and the seconds."""
-    import tensorflow as tf
+    from flowzoo.full_float32 import full_float32
 
-    # As the card's metric was measured: TF32 costs digits, and only GPUs have it.
-    tf.config.experimental.enable_tensor_float_32_execution(False)
     start = time.perf_counter()
     if condition is not None and model.condition_shape is None:
         condition = None  # The labels of a data set mean nothing to a model without a condition.
     size = int(np.prod(model.event_shape))
     shaped = _fitted(x, model)
     parts = []
-    for part in talk.progress(chunks(len(x), size), "scoring"):
-        given = None if condition is None else condition[part]
-        parts.append(np.asarray(model.log_prob(shaped[part], condition=given, seed=seed), np.float64))
+    with full_float32():  # as the card's metric was measured
+        for part in talk.progress(chunks(len(x), size), "scoring"):
+            given = None if condition is None else condition[part]
+            parts.append(np.asarray(model.log_prob(shaped[part], condition=given, seed=seed), np.float64))
     log_prob = np.concatenate(parts)
     columns = {"index": np.arange(len(x)), "log_prob": log_prob}
     if model.discrete:

@@ -11,6 +11,7 @@ import tensorflow as tf
 from flowzoo.layers.base import FlowLayer, LayerCase, Shape, constant_log_det
 from flowzoo.layers.chain import Chain, _as_layer, check_reversible
 from flowzoo.layers.reversible import run_loop
+from flowzoo.networks.dropout import step_of_a_loop
 
 
 @keras.saving.register_keras_serializable("flowzoo")
@@ -126,7 +127,7 @@ class Repeat(FlowLayer):
     def _step(self, rows: list[tf.TensorArray], index: tf.Tensor) -> Any:
         """Give the template the weights of one step."""
         mapping = [(w, row.read(index)) for w, row in zip(self._template_of().weights, rows, strict=True)]
-        with keras.StatelessScope(state_mapping=mapping):
+        with keras.StatelessScope(state_mapping=mapping), step_of_a_loop(index):
             yield self._template_of()
 
     def _loop(

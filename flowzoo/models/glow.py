@@ -15,7 +15,7 @@ from flowzoo.layers.permutation import LULinear
 from flowzoo.layers.repeat import Repeat
 from flowzoo.models.base import Flow
 from flowzoo.models.preprocessing import preprocessing_layers
-from flowzoo.networks.base import Conditioner
+from flowzoo.networks.base import Conditioner, checked_share
 from flowzoo.networks.convnet import ConvNet
 from flowzoo.networks.mlp import MLP
 
@@ -44,6 +44,8 @@ class Glow(Flow):
         split_prior: "learned" as in the paper's code, or "none".
         reversible: keep no activation of a step for the reverse pass (see `Repeat`): the memory of training
             is nearly independent of K, at about a third more time. Weights and results are the same.
+        dropout: share of hidden features of the networks that training sets to zero, in [0, 1): noise that
+            belongs to the example, as that of dequantisation does.
         base: as `Flow`: "normal", {"name": "mixture", "components": 5} ...
         preprocessing: see `flowzoo.models.preprocessing`.
         num_values: number of values of discrete data; None if continuous; "auto": 256 for images.
@@ -51,7 +53,8 @@ class Glow(Flow):
         **kwargs: of `Flow` (name, dtype).
 
     Raises:
-        ValueError: fewer than one level or step, or an event of a single number.
+        ValueError: fewer than one level or step, an event of a single number, or dropout of a reversible
+            flow.
 
     References:
         Kingma & Dhariwal, Glow: Generative Flow with Invertible 1×1 Convolutions (2018),
@@ -74,6 +77,7 @@ class Glow(Flow):
         scale: str = "sigmoid",
         split_prior: str = "learned",
         reversible: bool = False,
+        dropout: float = 0.0,
         base: Any = "normal",
         preprocessing: Any = "auto",
         num_values: int | str | None = "auto",
@@ -89,11 +93,18 @@ class Glow(Flow):
             "scale": scale,
             "split_prior": split_prior,
             "reversible": reversible,
+            "dropout": dropout,
             "base": base,
             "preprocessing": preprocessing,
             "num_values": num_values,
             "alpha": alpha,
         }
+        share = checked_share("dropout", dropout)
+        if share and reversible:
+            raise ValueError(
+                f"dropout and reversible=True exclude each other: activations are computed again without the "
+                f"noise. Received: dropout={dropout!r}"
+            )
         if num_levels < 1 or num_steps < 1:
             raise ValueError(
                 f"num_levels and num_steps take integers of at least 1. Received: {num_levels}, {num_steps}"
@@ -101,8 +112,8 @@ class Glow(Flow):
 
         def network() -> Conditioner:
             if len(event_shape) != 3:
-                return MLP((filters, filters), activation)
-            return ConvNet(filters, activation)
+                return MLP((filters, filters), activation, share)
+            return ConvNet(filters, activation, dropout=share)
 
         def step(mask: str, swap: bool = False) -> list[FlowLayer]:
             coupling = AffineCoupling(network(), log_scale_bound, scale, mask=mask, swap=swap)
@@ -135,3 +146,4 @@ class Glow(Flow):
         super().__init__(
             layers, event_shape, condition_shape, num_classes, base=base, family_arguments=arguments, **kwargs
         )
+        self.dropout = share

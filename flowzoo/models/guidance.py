@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from flowzoo.networks.base import checked_share
+
 
 def checked_dropout(value: Any, conditional: bool) -> float:
     """Return the probability with which training drops a condition, else raise ValueError.
@@ -20,13 +22,6 @@ def checked_dropout(value: Any, conditional: bool) -> float:
             f"condition_dropout needs a condition: give num_classes or condition_shape. Received: {value!r}"
         )
     return share
-
-
-def checked_share(name: str, value: Any) -> float:
-    """Return a share from 0 to below 1, else raise ValueError."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1:
-        raise ValueError(f"{name} takes a number in [0, 1). Received: {value!r}")
-    return float(value)
 
 
 def checked_guidance(value: Any, dropout: float) -> float:

@@ -20,7 +20,7 @@ from flowzoo.models.base import Flow
 from flowzoo.models.image_stack import ImageStack
 from flowzoo.models.preprocessing import preprocessing_layers
 from flowzoo.models.supports import support_kind
-from flowzoo.networks.base import Conditioner
+from flowzoo.networks.base import Conditioner, checked_share
 from flowzoo.networks.convnet import ConvResNet
 from flowzoo.networks.made import MADE
 from flowzoo.networks.mlp import ResidualMLP
@@ -66,12 +66,14 @@ class NSF(Flow):
         preprocessing: see `flowzoo.models.preprocessing`.
         num_values: number of values of discrete data; None if continuous; "auto": 256 for images.
         alpha: of the logit.
+        dropout: share of hidden features of the couplings' networks that training sets to zero, in [0, 1):
+            noise that belongs to the example, as that of dequantisation does.
         tolerance: of sampling with `coupling=False`, see `flowzoo.layers.MaskedAutoregressive`; 0 is exact.
         **kwargs: of `Flow` (name, dtype).
 
     Raises:
-        ValueError: an unknown mixing, fewer than 2 entries to couple, or angles with layers or a base that
-            are not those of a torus.
+        ValueError: an unknown mixing, fewer than 2 entries to couple, dropout without couplings, or angles
+            with layers or a base that are not those of a torus.
 
     References:
         Durkan et al., Neural Spline Flows (2019), https://arxiv.org/abs/1906.04032, sections 3 and 5,
@@ -109,6 +111,7 @@ class NSF(Flow):
         preprocessing: Any = "auto",
         num_values: int | str | None = "auto",
         alpha: float = 0.05,
+        dropout: float = 0.0,
         tolerance: float = 0.0,
         **kwargs: Any,
     ) -> None:
@@ -119,6 +122,9 @@ class NSF(Flow):
         mixing = mixing or ("random" if circular else "lu")
         if base is None:
             base = "uniform" if circular else "normal"
+        share = checked_share("dropout", dropout)
+        if share and not coupling:
+            raise ValueError(f"dropout is for coupling=True. Received: {dropout!r} with coupling=False")
         if mixing not in MIXING:
             raise ValueError(f"mixing takes one of {', '.join(MIXING)}. Received: {mixing!r}")
         arguments = {
@@ -137,6 +143,7 @@ class NSF(Flow):
             "preprocessing": preprocessing,
             "num_values": num_values,
             "alpha": alpha,
+            "dropout": dropout,
             "tolerance": tolerance,
         }
 
@@ -150,17 +157,19 @@ class NSF(Flow):
         if circular:
             _check_circular(event_shape, coupling, mixing, base)
             layers: list[FlowLayer] = _circular_layers(
-                num_layers, num_bins, mixing, hidden_units, blocks, activation
+                num_layers, num_bins, mixing, lambda: ResidualMLP(hidden_units, blocks, activation, share)
             )
         elif image:
-            stack = ImageStack(couplings, lambda: ConvResNet(filters, blocks, activation), split_prior)
+            stack = ImageStack(
+                couplings, lambda: ConvResNet(filters, blocks, activation, dropout=share), split_prior
+            )
             layers = [stack.level(tuple(event_shape), num_levels)]
         else:
             layers = []
             for i in range(num_layers):
                 layers.append(_mixing(mixing, i))
                 if coupling:
-                    network = ResidualMLP(hidden_units, blocks, activation)
+                    network = ResidualMLP(hidden_units, blocks, activation, share)
                     swap = bool(i % 2)
                     layers.append(
                         RationalQuadraticCoupling(
@@ -176,6 +185,7 @@ class NSF(Flow):
         super().__init__(
             layers, event_shape, condition_shape, num_classes, base=base, family_arguments=arguments, **kwargs
         )
+        self.dropout = share
 
 
 def _mixing(kind: str, index: int) -> FlowLayer:
@@ -198,16 +208,15 @@ def _check_circular(event_shape: Shape, coupling: bool, mixing: str, base: Any) 
 
 
 def _circular_layers(
-    num_layers: int, num_bins: int, mixing: str, hidden_units: int, blocks: int, activation: str
+    num_layers: int, num_bins: int, mixing: str, network: Callable[[], Conditioner]
 ) -> list[FlowLayer]:
     """Return the layers of a flow on the torus, from the latent to the data, without the last `Angle`."""
     layers: list[FlowLayer] = [Angle()]
     for i in range(num_layers):
-        network = ResidualMLP(hidden_units, blocks, activation)
         # Multiples of the golden angle: the seams of the layers lie apart from the start.
         layers += [
             _mixing(mixing, i),
-            CircularCoupling(network, num_bins, mask="alternating", swap=bool(i % 2)),
+            CircularCoupling(network(), num_bins, mask="alternating", swap=bool(i % 2)),
             Rotation(initial=i * math.pi * (3 - math.sqrt(5))),
         ]
     return layers

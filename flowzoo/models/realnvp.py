@@ -15,7 +15,7 @@ from flowzoo.layers.multiscale import Reshape
 from flowzoo.models.base import Flow
 from flowzoo.models.image_stack import ImageStack
 from flowzoo.models.preprocessing import preprocessing_layers
-from flowzoo.networks.base import Conditioner
+from flowzoo.networks.base import Conditioner, checked_share
 from flowzoo.networks.convnet import ConvResNet
 from flowzoo.networks.mlp import MLP
 
@@ -44,11 +44,16 @@ class RealNVP(Flow):
         split_prior: "none" as in the paper, or "learned" as in Glow.
         reversible: keep no activation of the couplings for the reverse pass (see `Chain`): with 64 of them a
             step then takes a quarter of the memory, at up to twice the time (benchmarks/memory.md).
+        dropout: share of hidden features of the networks that training sets to zero, in [0, 1): noise that
+            belongs to the example, as that of dequantisation does.
         base: as `Flow`: "normal", {"name": "mixture", "components": 5} ...
         preprocessing: see `flowzoo.models.preprocessing`.
         num_values: number of values of discrete data; None if continuous; "auto": 256 for images.
         alpha: of the logit.
         **kwargs: of `Flow` (name, dtype).
+
+    Raises:
+        ValueError: dropout of a reversible flow.
 
     References:
         Dinh et al., Density estimation using Real NVP (2017), https://arxiv.org/abs/1605.08803,
@@ -78,6 +83,7 @@ class RealNVP(Flow):
         scale: str = "exp",
         split_prior: str = "none",
         reversible: bool = False,
+        dropout: float = 0.0,
         base: Any = "normal",
         preprocessing: Any = "auto",
         num_values: int | str | None = "auto",
@@ -97,11 +103,19 @@ class RealNVP(Flow):
             "scale": scale,
             "split_prior": split_prior,
             "reversible": reversible,
+            "dropout": dropout,
             "base": base,
             "preprocessing": preprocessing,
             "num_values": num_values,
             "alpha": alpha,
         }
+
+        share = checked_share("dropout", dropout)
+        if share and reversible:
+            raise ValueError(
+                f"dropout and reversible=True exclude each other: activations are computed again without the "
+                f"noise. Received: dropout={dropout!r}"
+            )
 
         def couplings(mask: str, make: Callable[[], Conditioner]) -> list[FlowLayer]:
             found: list[FlowLayer] = []
@@ -112,14 +126,18 @@ class RealNVP(Flow):
 
         if image:
             make = ImageStack(
-                couplings, lambda: ConvResNet(filters, blocks, activation), split_prior, reversible
+                couplings,
+                lambda: ConvResNet(filters, blocks, activation, dropout=share),
+                split_prior,
+                reversible,
             )
             layers: list[FlowLayer] = [make.level(tuple(event_shape), num_levels)]
         else:
-            layers = couplings("half", lambda: MLP(hidden_units, activation))
+            layers = couplings("half", lambda: MLP(hidden_units, activation, share))
             layers = [Chain(layers, reversible=True)] if reversible else layers
             layers += [] if len(event_shape) == 1 else [Reshape()]
         layers += preprocessing_layers(preprocessing, event_shape, num_values, alpha)
         super().__init__(
             layers, event_shape, condition_shape, num_classes, base=base, family_arguments=arguments, **kwargs
         )
+        self.dropout = share

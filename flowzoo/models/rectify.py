@@ -27,7 +27,8 @@ import tensorflow as tf
 from flowzoo import random
 from flowzoo.models import checks
 from flowzoo.models.flow_matching import FlowMatching
-from flowzoo.models.pair_matching import PairMatching, transport
+from flowzoo.models.pair_making import PairMaker, pool_of
+from flowzoo.models.pair_matching import PairMatching
 from flowzoo.networks.base import positive_int
 from flowzoo.ode import FixedSolver
 
@@ -73,27 +74,15 @@ def make_pairs(
 
     Raises:
         ValueError: a missing condition, or what `FlowMatching.sample` refuses.
-        FloatingPointError: "dopri5" did not arrive.
+        FloatingPointError: some noises have no finite path ("dopri5" did not arrive).
     """
     positive_int("num_pairs", num_pairs)
-    if condition is None and teacher.num_classes:
-        condition = np.arange(teacher.num_classes)
-    given = checks.condition(teacher, condition)
-    if given is not None:
-        rows = tf.cast(
-            random.uniform([num_pairs], random.fold_in(seed, 1), tf.float64) * len(given), tf.int32
-        )
-        given = tf.gather(given, rows)
-    ends = transport(teacher, guidance, solver, steps)
-    z = random.normal([num_pairs, *teacher.latent_shape], random.fold_in(seed, 0), teacher.compute_dtype)
-    goals = []
-    for start in range(0, num_pairs, batch_size):
-        part = slice(start, start + batch_size)
-        goals.append(np.asarray(ends(z[part], None if given is None else given[part])))
-    goal = np.concatenate(goals)
-    if not np.isfinite(goal).all():
-        raise FloatingPointError(f"{teacher.name}: some noises have no finite path. Raise max_steps.")
-    return Pairs(np.asarray(z), goal, None if given is None else np.asarray(given))
+    maker = PairMaker(teacher, pool_of(teacher, condition), seed, guidance, solver, steps)
+    number = tf.range(num_pairs, dtype=tf.int64)
+    parts = [number[start : start + batch_size] for start in range(0, num_pairs, batch_size)]
+    goal = np.concatenate([maker.goals(part, teacher.compute_dtype) for part in parts])
+    given = None if maker.pool is None else np.asarray(maker.conditions(number))
+    return Pairs(np.asarray(maker.noises(number)), goal, given)
 
 
 def reflow(

@@ -15,7 +15,7 @@ from flowzoo.layers.patchify import Patchify
 from flowzoo.layers.preprocessing import Dequantize
 from flowzoo.layers.transformer_autoregressive import TransformerAutoregressive
 from flowzoo.models import checks
-from flowzoo.models.guidance import checked_dropout, checked_guidance, checked_share
+from flowzoo.models.guidance import checked_dropout, checked_guidance
 from flowzoo.models.tarflow_arguments import (
     checked_denoise,
     checked_levels,
@@ -24,6 +24,7 @@ from flowzoo.models.tarflow_arguments import (
 )
 from flowzoo.models.tarflow_exact import check_exact, exact_log_prob
 from flowzoo.models.tarflow_sampling import _Sampling
+from flowzoo.networks.base import checked_share
 from flowzoo.networks.dropout import ExampleDropout
 from flowzoo.networks.transformer import CausalTransformer
 

@@ -155,6 +155,13 @@ def positive_int(name: str, value: Any, least: int = 1) -> int:
     return value
 
 
+def checked_share(name: str, value: Any) -> float:
+    """Return a share from 0 to below 1, else raise ValueError."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1:
+        raise ValueError(f"{name} takes a number in [0, 1). Received: {value!r}")
+    return float(value)
+
+
 def hidden_sizes(value: Any) -> tuple[int, ...]:
     """Return hidden layer sizes as a tuple of positive integers, else raise ValueError."""
     if isinstance(value, str) or not hasattr(value, "__iter__"):

@@ -7,7 +7,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from flowzoo.networks.base import Conditioner, positive_int
+from flowzoo.networks.base import Conditioner, checked_share, positive_int
+from flowzoo.networks.dropout import drop
 
 
 @keras.saving.register_keras_serializable("flowzoo")
@@ -22,11 +23,13 @@ class ConvResNet(Conditioner):
         blocks: number of residual blocks.
         activation: of the hidden layers.
         kernel_size: of the spatial convolutions.
+        dropout: share of the features before a block's second convolution that is dropped in training
+            (`flowzoo.networks.dropout`).
         **kwargs: of `Conditioner`.
 
     Raises:
-        ValueError: a size is not a positive integer, the event is not an image, or a condition is
-            neither a vector nor an image.
+        ValueError: a size is not a positive integer, `dropout` not in [0, 1), the event is not an image, or a
+            condition is neither a vector nor an image.
 
     References:
         Dinh et al., Density estimation using Real NVP (2017), https://arxiv.org/abs/1605.08803,
@@ -39,9 +42,11 @@ class ConvResNet(Conditioner):
         blocks: int = 2,
         activation: Any = "relu",
         kernel_size: int = 3,
+        dropout: float = 0.0,
         **kwargs: Any,
     ) -> None:
         super().__init__(activation, **kwargs)
+        self.dropout = checked_share("dropout", dropout)
         self.filters = positive_int("filters", filters)
         self.blocks = positive_int("blocks", blocks)
         self.kernel_size = positive_int("kernel_size", kernel_size)
@@ -123,7 +128,7 @@ class ConvResNet(Conditioner):
         offsets = self._offsets(condition)
         x = self.first(self._joined(inputs, condition)) + offsets[0]
         for (first, second), offset in zip(self.inner, offsets[1:], strict=True):
-            x = x + second(self.activation(first(self.activation(x)) + offset))
+            x = x + second(drop(self.activation(first(self.activation(x)) + offset), self.dropout))
         return self.last(self.activation(x))
 
     def _joined(self, inputs: tf.Tensor, condition: tf.Tensor | None) -> tf.Tensor:
@@ -136,7 +141,7 @@ class ConvResNet(Conditioner):
     def get_config(self) -> dict[str, Any]:
         """Return the arguments that make an equal network."""
         config = {"filters": self.filters, "blocks": self.blocks, "kernel_size": self.kernel_size}
-        return {**super().get_config(), **config}
+        return {**super().get_config(), **config, "dropout": self.dropout}
 
 
 @keras.saving.register_keras_serializable("flowzoo")
@@ -149,21 +154,28 @@ class ConvNet(ConvResNet):
         filters: channels of the two hidden layers.
         activation: of the hidden layers.
         kernel_size: of the first and the last convolution.
+        dropout: share of the features before the last convolution that is dropped in training
+            (`flowzoo.networks.dropout`).
         **kwargs: of `Conditioner`.
 
     Raises:
-        ValueError: a size is not a positive integer, the event is not an image, or a condition is
-            neither a vector nor an image.
+        ValueError: a size is not a positive integer, `dropout` not in [0, 1), the event is not an image, or a
+            condition is neither a vector nor an image.
 
     References:
         Kingma & Dhariwal, Glow (2018), https://arxiv.org/abs/1807.03039, section 4.
     """
 
     def __init__(
-        self, filters: int = 512, activation: Any = "relu", kernel_size: int = 3, **kwargs: Any
+        self,
+        filters: int = 512,
+        activation: Any = "relu",
+        kernel_size: int = 3,
+        dropout: float = 0.0,
+        **kwargs: Any,
     ) -> None:
         kwargs.pop("blocks", None)
-        super().__init__(filters, 1, activation, kernel_size, **kwargs)
+        super().__init__(filters, 1, activation, kernel_size, dropout, **kwargs)
 
     def _build(self) -> None:
         height, width, channels = self._image()
@@ -176,7 +188,7 @@ class ConvNet(ConvResNet):
     def _convolve(self, inputs: tf.Tensor, condition: tf.Tensor | None) -> tf.Tensor:
         first, second = self._offsets(condition)
         x = self.activation(self.first(self._joined(inputs, condition)) + first)
-        return self.last(self.activation(self.second(x) + second))
+        return self.last(drop(self.activation(self.second(x) + second), self.dropout))
 
     def get_config(self) -> dict[str, Any]:
         """Return the arguments that make an equal network."""

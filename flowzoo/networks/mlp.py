@@ -8,7 +8,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from flowzoo.networks.base import Conditioner, hidden_sizes, positive_int
+from flowzoo.networks.base import Conditioner, checked_share, hidden_sizes, positive_int
+from flowzoo.networks.dropout import drop
 
 
 def _flat(inputs: tf.Tensor, condition: tf.Tensor | None, size: int, condition_size: int | None) -> tf.Tensor:
@@ -26,17 +27,23 @@ class MLP(Conditioner):
     Args:
         hidden_units: sizes of the hidden layers.
         activation: of the hidden layers.
+        dropout: share of the hidden units that is dropped in training (`flowzoo.networks.dropout`).
         **kwargs: of `Conditioner`.
 
     Raises:
-        ValueError: a size is not a positive integer.
+        ValueError: a size is not a positive integer, or `dropout` not in [0, 1).
     """
 
     def __init__(
-        self, hidden_units: Sequence[int] = (128, 128), activation: Any = "relu", **kwargs: Any
+        self,
+        hidden_units: Sequence[int] = (128, 128),
+        activation: Any = "relu",
+        dropout: float = 0.0,
+        **kwargs: Any,
     ) -> None:
         super().__init__(activation, **kwargs)
         self.hidden_units = hidden_sizes(hidden_units)
+        self.dropout = checked_share("dropout", dropout)
 
     def _build(self) -> None:
         size, out, condition = self._sizes
@@ -60,12 +67,13 @@ class MLP(Conditioner):
         size, _, condition_size = self._sizes
         x = _flat(inputs, condition, size, condition_size)
         for layer in self.hidden:
-            x = layer(x)
+            x = drop(layer(x), self.dropout)
         return self.last(x)
 
     def get_config(self) -> dict[str, Any]:
         """Return the arguments that make an equal network."""
-        return {**super().get_config(), "hidden_units": list(self.hidden_units)}
+        config = {"hidden_units": list(self.hidden_units), "dropout": self.dropout}
+        return {**super().get_config(), **config}
 
 
 @keras.saving.register_keras_serializable("flowzoo")
@@ -76,19 +84,29 @@ class ResidualMLP(Conditioner):
         units: width of every layer.
         blocks: number of residual blocks, two layers each.
         activation: of the hidden layers.
+        dropout: share of the units before a block's second layer that is dropped in training
+            (`flowzoo.networks.dropout`).
         **kwargs: of `Conditioner`.
 
     Raises:
-        ValueError: `units` or `blocks` is not a positive integer.
+        ValueError: `units` or `blocks` is not a positive integer, or `dropout` not in [0, 1).
 
     References:
         Durkan et al., Neural Spline Flows (2019), https://arxiv.org/abs/1906.04032, appendix B.1.
     """
 
-    def __init__(self, units: int = 128, blocks: int = 2, activation: Any = "relu", **kwargs: Any) -> None:
+    def __init__(
+        self,
+        units: int = 128,
+        blocks: int = 2,
+        activation: Any = "relu",
+        dropout: float = 0.0,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(activation, **kwargs)
         self.units = positive_int("units", units)
         self.blocks = positive_int("blocks", blocks)
+        self.dropout = checked_share("dropout", dropout)
 
     def _build(self) -> None:
         size, out, condition = self._sizes
@@ -108,9 +126,10 @@ class ResidualMLP(Conditioner):
         size, _, condition_size = self._sizes
         x = self.first(_flat(inputs, condition, size, condition_size))
         for first, second in self.inner:
-            x = x + second(self.activation(first(self.activation(x))))
+            x = x + second(drop(self.activation(first(self.activation(x))), self.dropout))
         return self.last(self.activation(x))
 
     def get_config(self) -> dict[str, Any]:
         """Return the arguments that make an equal network."""
-        return {**super().get_config(), "units": self.units, "blocks": self.blocks}
+        config = {"units": self.units, "blocks": self.blocks, "dropout": self.dropout}
+        return {**super().get_config(), **config}

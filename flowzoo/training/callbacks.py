@@ -9,9 +9,9 @@ from typing import Any
 
 import keras
 import numpy as np
-import tensorflow as tf
 
 from flowzoo.data import Source
+from flowzoo.full_float32 import full_float32
 from flowzoo.measure import allowed_round_trip, round_trip
 from flowzoo.models.feeding import check_loss
 
@@ -128,8 +128,7 @@ class StopOnNaN(keras.callbacks.Callback):
 class RoundTrip(keras.callbacks.Callback):
     """Log the largest error of data to latent to data as `val_round_trip`, every few epochs.
 
-    A flow that trains well can cease to invert in float32; the loss does not show it. TensorFloat-32 is off
-    meanwhile: with its rounding on a GPU a Glow errs by grey levels that errs by thousandths without.
+    A flow that trains well can cease to invert in float32; the loss does not show it.
 
     Args:
         source: the validation split; its first examples are taken there and back.
@@ -146,12 +145,8 @@ class RoundTrip(keras.callbacks.Callback):
         """Measure if it is time, and warn where the flow would not be published."""
         if (epoch + 1) % self._every:
             return
-        tensor_float_32 = tf.config.experimental.tensor_float_32_execution_enabled()
-        tf.config.experimental.enable_tensor_float_32_execution(False)
-        try:
+        with full_float32():
             error = round_trip(self.model, self._source, self._conditional, self._num)["largest_error"]
-        finally:
-            tf.config.experimental.enable_tensor_float_32_execution(tensor_float_32)
         if logs is not None:
             logs["val_round_trip"] = error
         allowed = allowed_round_trip(self.model.discrete)

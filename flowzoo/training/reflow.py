@@ -21,13 +21,12 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from flowzoo import random
 from flowzoo.config import ReflowConfig, TrainingConfig
 from flowzoo.data import Source
 from flowzoo.files import write_atomic
-from flowzoo.models import checks
 from flowzoo.models.flow_matching import FlowMatching
-from flowzoo.models.pair_matching import PairMatching, pair_noise, transport
+from flowzoo.models.pair_making import PairMaker, pool_of
+from flowzoo.models.pair_matching import PairMatching
 from flowzoo.training.precision import dtype_policy
 from flowzoo.training.resuming import Saving
 from flowzoo.training.workers import Workers
@@ -37,7 +36,6 @@ _log = logging.getLogger(__name__)
 # What student and teacher may differ in: how a flow is trained and solved, not what its weights are.
 _FREE = {"name", "dtype", "path", "sigma_min", "coupling", "entropy", "guidance", "solver", "steps", "rtol"}
 _FREE |= {"atol", "max_steps", "trace", "noise", "gradient"}
-_ROWS = 0xF24  # the stream that draws the conditions
 _BATCH_ENTRIES, _PIECE = 2**23, 4096  # numbers that are solved for at once; pairs of one file, about
 _CONDITIONS = 65536  # read of a stream
 
@@ -97,8 +95,8 @@ def prepare(
     student.lesson = PairMatching(config.one_step, config.seed)
     sizes = (config.held_out, config.num_pairs)
     held_out, num = sizes if limit is None else (min(limit, size) for size in sizes)
-    maker = PairMaker(teacher, config, _pool(teacher, conditions))
-    goals = maker.goals(held_out + num, None if saving is None else saving.states.pairs)
+    maker = StoredPairs(teacher, config, _pool(teacher, conditions))
+    goals = maker.first_goals(held_out + num, None if saving is None else saving.states.pairs)
     marks = maker.marks(held_out + num)
     name = f"pairs of {teacher.name} {maker.fingerprint}"
     parts = {"train": slice(held_out, None), "validation": slice(held_out)}
@@ -151,13 +149,14 @@ def _plain(value: Any) -> Any:
 def _pool(teacher: FlowMatching, conditions: Source | None) -> tf.Tensor | None:
     """Return the conditions that pairs are drawn from, as the layers take them."""
     if conditions is None:
-        return checks.condition(teacher, np.arange(teacher.num_classes) if teacher.num_classes else None)
-    found = conditions.head(_CONDITIONS)[1] if conditions.is_streamed else conditions.condition
-    return checks.condition(teacher, found)
+        return pool_of(teacher)
+    return pool_of(
+        teacher, conditions.head(_CONDITIONS)[1] if conditions.is_streamed else conditions.condition
+    )
 
 
-class PairMaker:
-    """Makes the pairs of a teacher.
+class StoredPairs(PairMaker):
+    """The pairs of a recipe: of one teacher, solver and seed, whose ends are kept in files.
 
     Args:
         teacher: a trained model.
@@ -169,22 +168,21 @@ class PairMaker:
     """
 
     def __init__(self, teacher: FlowMatching, config: ReflowConfig, pool: tf.Tensor | None) -> None:
-        self._teacher, self._seed, self._pool = teacher, config.seed, pool
-        self._ends = transport(teacher, config.guidance, config.solver, config.steps)
+        super().__init__(teacher, pool, config.seed, config.guidance, config.solver, config.steps)
         self._dtype = np.dtype("float16" if teacher.discrete else "float32")
         size = int(np.prod(teacher.latent_shape, dtype="int64"))
         self._most = max(1, min(_PIECE, _BATCH_ENTRIES // size))
         self.fingerprint = self._digest(config)
 
     def _digest(self, config: ReflowConfig) -> str:
-        about = {key: value for key, value in self._teacher.get_config().items() if key != "name"}
+        about = {key: value for key, value in self.teacher.get_config().items() if key != "name"}
         solving = config.model_dump(include={"guidance", "solver", "steps", "seed"})
         digest = hashlib.sha256(json.dumps([about, solving, self._dtype.name], default=str).encode())
-        for array in (*self._teacher.get_weights(), *([] if self._pool is None else [self._pool.numpy()])):
+        for array in (*self.teacher.get_weights(), *([] if self.pool is None else [self.pool.numpy()])):
             digest.update(np.ascontiguousarray(array).tobytes())
         return digest.hexdigest()[:16]
 
-    def goals(self, count: int, folder: Path | None = None) -> np.ndarray:
+    def first_goals(self, count: int, folder: Path | None = None) -> np.ndarray:
         """Return the ends of the first `count` pairs, [count, *latent_shape].
 
         Args:
@@ -195,40 +193,24 @@ class PairMaker:
             FloatingPointError: some are not finite.
             OSError: they cannot be written.
         """
-        goals = np.empty([count, *self._teacher.latent_shape], self._dtype)
+        goals = np.empty([count, *self.teacher.latent_shape], self._dtype)
         batch = min(self._most, count)
         piece = batch * max(1, _PIECE // batch)
         for start in range(0, count, piece):
             part = goals[start : start + piece]
             path = None if folder is None else folder / f"{self.fingerprint}_{start:07d}.npy"
             if path is None or not _read(path, part):
-                for first in range(0, len(part), batch):
-                    part[first : first + batch] = self._solved(start + first, batch)[: len(part) - first]
+                for first in range(0, len(part), batch):  # of one size each, for XLA
+                    number = tf.range(start + first, start + first + batch, dtype=tf.int64)
+                    part[first : first + batch] = self.goals(number, self._dtype)[: len(part) - first]
                 _log.info("made pairs %d to %d of %d", start + 1, start + len(part), count)
                 _write(path, part)
         return goals
 
-    def _solved(self, first: int, count: int) -> np.ndarray:
-        number = tf.range(first, first + count, dtype=tf.int64)
-        z = pair_noise(number, self._seed, self._teacher.latent_shape, self._teacher.compute_dtype)
-        found = np.asarray(self._ends(z, self._conditions(number))).astype(self._dtype)
-        if not np.isfinite(found).all():
-            raise FloatingPointError(
-                f"{self._teacher.name}: some noises have no finite path. Take another solver or more steps."
-            )
-        return found
-
-    def _conditions(self, number: tf.Tensor) -> tf.Tensor | None:
-        if self._pool is None:
-            return None
-        seeds = random.seeds_of_rows(random.fold_in(self._seed, _ROWS), number)
-        uniform = random.example_uniform(tf.zeros([len(number), 1]), seeds, tf.float64)[:, 0]
-        return tf.gather(self._pool, tf.cast(uniform * len(self._pool), tf.int32))
-
     def marks(self, count: int) -> np.ndarray:
         """Return what stands beside the ends: the number of each pair and its condition, [count, 1 + k]."""
         number = tf.range(count, dtype=tf.int64)
-        marks, condition = np.arange(count, dtype="float32")[:, None], self._conditions(number)
+        marks, condition = np.arange(count, dtype="float32")[:, None], self.conditions(number)
         if condition is None:
             return marks
         return np.concatenate([marks, np.reshape(condition, [count, -1]).astype("float32")], axis=1)

@@ -18,6 +18,9 @@ import tensorflow as tf
 
 # What is trained beside every family's `small`: all that draws noise, or looks at the batch.
 VARIANTS: dict[str, dict[str, Any]] = {
+    "glow": {"dropout": 0.2},
+    "nsf": {"dropout": 0.2},
+    "realnvp": {"dropout": 0.2},
     "ffjord": {"kinetic": 0.01, "jacobian": 0.01},
     "tarflow": {"condition_dropout": 0.3, "dropout": 0.2},
     "tarflow:noise": {"condition_dropout": 0.3, "noise_std": 0.5, "num_values": None},

@@ -1,0 +1,84 @@
+"""Pairs for reflow and distillation: noises, and the ends of a teacher's paths from them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from flowzoo import random
+from flowzoo.models import checks
+from flowzoo.models.flow_matching import FlowMatching
+from flowzoo.models.pair_matching import pair_noise, transport
+
+_ROWS = 0xF24  # the stream that draws the conditions
+
+
+def pool_of(teacher: FlowMatching, condition: Any = None) -> tf.Tensor | None:
+    """Return the conditions that pairs are drawn from, as the layers take them; None without.
+
+    Args:
+        teacher: a model; one with class labels draws from all of its classes where `condition` is None.
+        condition: [N, *condition_shape].
+
+    Raises:
+        ValueError: a missing condition, or one of another shape.
+    """
+    if condition is None and teacher.num_classes:
+        condition = np.arange(teacher.num_classes)
+    return checks.condition(teacher, condition)
+
+
+class PairMaker:
+    """Makes pairs one by one: all of pair i is a function of i, the seed and the teacher.
+
+    Args:
+        teacher: a trained model.
+        pool: conditions to draw from, as the layers take them; None without.
+        seed: of the noises and of the choice of conditions.
+        guidance: as `FlowMatching.sample`.
+        solver: as `FlowMatching.sample`.
+        steps: as `FlowMatching.sample`.
+
+    Raises:
+        ValueError: what `FlowMatching.sample` refuses.
+    """
+
+    def __init__(
+        self,
+        teacher: FlowMatching,
+        pool: tf.Tensor | None,
+        seed: int,
+        guidance: float | None = None,
+        solver: str | None = None,
+        steps: int | None = None,
+    ) -> None:
+        self.teacher, self.pool, self.seed = teacher, pool, seed
+        self._transport = transport(teacher, guidance, solver, steps)
+
+    def noises(self, number: tf.Tensor) -> tf.Tensor:
+        """Return the noises of pairs, [batch, *latent_shape], from their numbers, int64 [batch]."""
+        return pair_noise(number, self.seed, self.teacher.latent_shape, self.teacher.compute_dtype)
+
+    def conditions(self, number: tf.Tensor) -> tf.Tensor | None:
+        """Return the conditions of pairs, as the layers take them."""
+        if self.pool is None:
+            return None
+        seeds = random.seeds_of_rows(random.fold_in(self.seed, _ROWS), number)
+        uniform = random.example_uniform(tf.zeros([len(number), 1]), seeds, tf.float64)[:, 0]
+        return tf.gather(self.pool, tf.cast(uniform * len(self.pool), tf.int32))
+
+    def goals(self, number: tf.Tensor, dtype: Any = "float32") -> np.ndarray:
+        """Return the ends of the paths of pairs, [batch, *latent_shape], in a type.
+
+        Raises:
+            FloatingPointError: some are not finite in it.
+        """
+        found = np.asarray(self._transport(self.noises(number), self.conditions(number))).astype(dtype)
+        if not np.isfinite(found).all():
+            raise FloatingPointError(
+                f"{self.teacher.name}: some noises have no finite path. Take another solver or more steps "
+                "(max_steps of dopri5)."
+            )
+        return found

@@ -2,6 +2,7 @@
 
     pip install -e '.[benchmarks]'
     python -m benchmarks.faces tarflow_celeba --neighbours /tmp/neighbours
+    python -m benchmarks.faces flow_matching_celeba --num 100 --temperatures 1 --steps 10 --images 2
 
 For each entry, on this machine: the share of samples in which OpenCV's frontal-face cascade finds a face, at
 several temperatures, beside that of real faces and of noise; the kernel distance of the samples to the
@@ -56,6 +57,9 @@ def measure(
     steps: Annotated[
         int | None, typer.Option(help="Draw with so many steps of midpoint (flow matching).")
     ] = None,
+    images: Annotated[
+        int, typer.Option(help="Real faces, and noises, for round trips and finiteness.")
+    ] = 128,
     neighbours: Annotated[
         Path | None, typer.Option(help="A folder for sheets of nearest neighbours.")
     ] = None,
@@ -85,8 +89,9 @@ def measure(
             "num": num,
             "steps": steps,
             "seconds_a_sample": seconds / (num * (len(shares) - 2)),
-            "round_trip": _round_trips(model, real, noise),
-            "finite": _all_finite(model, real, noise),
+            "round_trip": _round_trips(model, real[:images], noise[:images]),
+            "finite": _all_finite(model, real if images >= 128 else real[:images], noise[:images]),
+            "images": [min(images, 128), min(images, len(noise)), len(_constants(()))],
             "bits_per_dim": flowzoo.info(name).to_dict()["measured"]["metric"]["value"],
         }
         out.write_text(json.dumps(found, indent=1) + "\n")
@@ -107,7 +112,7 @@ def _constants(shape: tuple[int, ...]) -> np.ndarray:
 
 def _round_trips(model: Any, real: np.ndarray, noise: np.ndarray) -> dict[str, float]:
     """Return the largest error of a value, in grey levels, before rounding."""
-    sets = {"real": real[:128], "noise": noise, "constant": _constants(model.event_shape)}
+    sets = {"real": real, "noise": noise, "constant": _constants(model.event_shape)}
     return {name: float(np.abs(latents.reconstruct(model, x)[1]).max()) for name, x in sets.items()}
 
 
@@ -137,17 +142,21 @@ def as_table(found: dict) -> str:
         "of 8 bits on the validation faces.",
         "",
         f"| entry | bits/dim | real | noise | {' | '.join(f'T = {t}' for t in temperatures)} "
-        "| trip: real faces | trip: noise | trip: constant | log_prob finite |",
-        "|---|---|---|---|" + "---|" * (len(temperatures) + 4),
+        "| samples | trip: real faces | trip: noise | trip: constant | images of each | log_prob finite |",
+        "|---|---|---|---|" + "---|" * (len(temperatures) + 6),
     ]
     for name, row in found.items():
         keys = ("real", "noise", *temperatures)
         distances = {key: "{:.2f} ± {:.2f}".format(*pair) for key, pair in row["kernel_distance"].items()}
-        cells = {key: f"{row['face_share'][key]:.0%}" for key in keys}
+        cells = {key: f"{share:.0%}" for key, share in row["face_share"].items()}
         cells |= {key: f"{cells[key]}; {distance}" for key, distance in distances.items()}
-        shares = " | ".join(cells[key] for key in keys)
+        shares = " | ".join(cells.get(key, "-") for key in keys)
+        counts = "/".join(map(str, row.get("images", [128, 64, 5])))
         trips = " | ".join(f"{row['round_trip'][key]:.2g}" for key in ("real", "noise", "constant"))
-        lines.append(f"| {name} | {row['bits_per_dim']:.3f} | {shares} | {trips} | {row['finite']} |")
+        lines.append(
+            f"| {name} | {row['bits_per_dim']:.3f} | {shares} | {row['num']} | {trips} | {counts} "
+            f"| {row['finite']} |"
+        )
     return "\n".join(lines) + "\n"
 
 

@@ -69,7 +69,7 @@ def _marked(name: str) -> object:
     return pytest.param(name, marks=pytest.mark.slow) if continuous else name
 
 
-@pytest.mark.parametrize("name", map(_marked, PLANE))
+@pytest.mark.parametrize("name", [_marked(name) for name in PLANE])
 def test_trained_densities_in_the_plane_integrate_to_one(name: str) -> None:
     entry = registry.get_config(name)
     source = open_source(entry.data.source, "test", **{**entry.data.options, "num_examples": 5000})

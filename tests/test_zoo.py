@@ -56,7 +56,7 @@ def _big(name: str) -> object:
     return pytest.param(name, marks=pytest.mark.slow) if "_imagenet" in name else name
 
 
-@pytest.mark.parametrize("name", map(_big, UNTRAINED))
+@pytest.mark.parametrize("name", [_big(name) for name in UNTRAINED])
 def test_every_entry_without_weights_builds(name: str) -> None:
     config = registry.get_config(name)
     shape = config.model.event_shape or (3,)

@@ -24,7 +24,7 @@ from rich.progress import track
 
 HERE = Path(__file__).parent
 ZUKO = "zuko"
-# What is told to the builders below, and whether the weights start as PyTorch's do.
+# What is told to the builders below, and how the weights start: True as PyTorch's do, "he" as He's do.
 VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
     "maf": {
         "as it is": {},
@@ -35,6 +35,13 @@ VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
         "zuko's start, no act-norm": {"act_norm": False, "start": True},
         "zuko's affine, no act-norm": {"affine": "zuko", "act_norm": False},
         "all of zuko's": {"affine": "zuko", "act_norm": False, "start": True},
+        ZUKO: {},
+    },
+    "nsf_coupling": {
+        "as it is": {},
+        "He's start, biases at zero": {"start": "he"},
+        "zuko's start": {"start": True},
+        "dropout 0.2": {"dropout": 0.2},
         ZUKO: {},
     },
     "flow_matching": {
@@ -92,6 +99,14 @@ def _of_zuko() -> Any:
     return OfZuko
 
 
+def build_nsf(family: Any, size: int, dropout: float = 0.0) -> Any:
+    """Build the spline couplings of the comparison, with dropout."""
+    import flowzoo
+
+    given = {"num_layers": family.layers, "hidden_units": family.hidden[0], "blocks": 1, "tail_bound": 5.0}
+    return flowzoo.build("nsf", (size,), **given, dropout=dropout)
+
+
 def build_flow_matching(family: Any, size: int, waves: int | None = None, **arguments: Any) -> Any:
     """Build the flow of the comparison; `waves` of the time in place of two."""
     import flowzoo
@@ -108,6 +123,9 @@ def build_flow_matching(family: Any, size: int, waves: int | None = None, **argu
         return flowzoo.build("flow_matching", (size,), **given, **arguments)
 
 
+BUILDERS = {"maf": build_maf, "nsf_coupling": build_nsf, "flow_matching": build_flow_matching}
+
+
 def start_as_torch(flow: Any, seed: int) -> None:
     """Draw kernels and biases of dense layers as PyTorch does: uniform, up to 1 / sqrt(inputs)."""
     rng, inputs = np.random.default_rng(seed), 1
@@ -117,6 +135,16 @@ def start_as_torch(flow: Any, seed: int) -> None:
             inputs = weight.shape[0]
         if kind.endswith(("kernel", "bias")):
             weight.assign(rng.uniform(-1, 1, weight.shape) / np.sqrt(inputs))
+
+
+def start_as_he(flow: Any, seed: int) -> None:
+    """Draw hidden kernels as He et al. (2015) do, with biases at zero; last layers stay at zero."""
+    rng = np.random.default_rng(seed)
+    for weight in flow.trainable_weights:
+        kind = weight.path.rsplit("/", 1)[-1]
+        if "/last/" not in weight.path and kind in ("kernel", "bias"):
+            sd = np.sqrt(2 / weight.shape[0]) if kind == "kernel" else 0.0
+            weight.assign(sd * rng.normal(size=weight.shape))
 
 
 def run(family_name: str, table_name: str, variant: str, seed: int, share: float) -> float:
@@ -140,13 +168,12 @@ def run(family_name: str, table_name: str, variant: str, seed: int, share: float
 
     arguments = dict(VARIANTS[family_name][variant])
     start = arguments.pop("start", False)
-    builder = {"maf": build_maf, "flow_matching": build_flow_matching}[family_name]
     built: list[Any] = []
 
     def build(family: Any, size: int, exact: bool = True) -> Any:
-        built.append(builder(family, size, **arguments))
+        built.append(BUILDERS[family_name](family, size, **arguments))
         if start and len(built) == 1:  # the other one only scores
-            start_as_torch(built[0], seed)
+            (start_as_he if start == "he" else start_as_torch)(built[0], seed)
         return built[-1]
 
     with mock.patch.object(ours, "build", build):

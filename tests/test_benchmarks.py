@@ -141,7 +141,7 @@ def test_memory_of_one_kind_of_device_stays_beside_the_other(tmp_path: Path) -> 
 
 @pytest.mark.parametrize("family", sorted(variants.VARIANTS))
 def test_variants_are_variants_of_what_is_compared(family: str) -> None:
-    builder = {"maf": variants.build_maf, "flow_matching": variants.build_flow_matching}[family]
+    builder = variants.BUILDERS[family]
     compared = ours.build(FAMILIES[family], 3)
     for name, arguments in variants.VARIANTS[family].items():
         if name == variants.ZUKO:
@@ -152,7 +152,7 @@ def test_variants_are_variants_of_what_is_compared(family: str) -> None:
         assert same == (not {"act_norm", "waves"} & arguments.keys()), name
         if start:
             before = flow.get_weights()
-            variants.start_as_torch(flow, 0)
+            (variants.start_as_he if start == "he" else variants.start_as_torch)(flow, 0)
             assert (
                 sum(not np.array_equal(*pair) for pair in zip(before, flow.get_weights(), strict=True)) >= 4
             )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -80,6 +81,9 @@ class MLP(Conditioner):
 class ResidualMLP(Conditioner):
     """A perceptron of pre-activation residual blocks; the condition joins its input.
 
+    Hidden kernels and biases start uniformly, up to 1 / sqrt(inputs). With the wider start of He, and biases
+    at zero, splines learn the rows of a small table by heart before its density (benchmarks/variants.md).
+
     Args:
         units: width of every layer.
         blocks: number of residual blocks, two layers each.
@@ -112,15 +116,24 @@ class ResidualMLP(Conditioner):
         size, out, condition = self._sizes
         hidden = self.hidden_dtype()
 
-        def dense(name: str) -> keras.layers.Dense:
-            return keras.layers.Dense(self.units, kernel_initializer="he_normal", dtype=hidden, name=name)
+        def dense(name: str, inputs: int) -> keras.layers.Dense:
+            most = 1 / math.sqrt(inputs)
+            layer = keras.layers.Dense(
+                self.units,
+                kernel_initializer=keras.initializers.RandomUniform(-most, most),
+                bias_initializer=keras.initializers.RandomUniform(-most, most),
+                dtype=hidden,
+                name=name,
+            )
+            layer.build((None, inputs))
+            return layer
 
-        self.first = dense("first")
-        self.inner = [(dense(f"block_{i}_a"), dense(f"block_{i}_b")) for i in range(self.blocks)]
+        self.first = dense("first", size + (condition or 0))
+        self.inner = [
+            (dense(f"block_{i}_a", self.units), dense(f"block_{i}_b", self.units)) for i in range(self.blocks)
+        ]
         self.last = keras.layers.Dense(out, kernel_initializer="zeros", dtype=self.dtype_policy, name="last")
-        self.first.build((None, size + (condition or 0)))
-        for layer in [*(layer for pair in self.inner for layer in pair), self.last]:
-            layer.build((None, self.units))
+        self.last.build((None, self.units))
 
     def _run(self, inputs: tf.Tensor, condition: tf.Tensor | None) -> tf.Tensor:
         size, _, condition_size = self._sizes

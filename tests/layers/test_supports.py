@@ -223,7 +223,8 @@ def test_a_flow_on_the_torus() -> None:
     flow = families()["nsf"]((2,), num_layers=2, num_bins=8, hidden_units=16, blocks=1, preprocessing="angle")
     assert type(flow.base).kind == "uniform" and flow.arguments["mixing"] == "random"
     np.testing.assert_allclose(flow.log_prob(x[:5]), -2 * np.log(2 * np.pi), rtol=1e-5)  # at the start
-    flow.compile(keras.optimizers.Adam(1e-2))
+    # To the end of a falling rate: under a constant one of 0.01 the mean of samples wanders by 0.05.
+    flow.compile(keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(2e-2, 8 * 16)))
     flow.fit(x, batch_size=128, epochs=8, verbose=0)
     truth = stats.vonmises(4, 3).logpdf(x[:, 0]) + stats.vonmises(6).logpdf(x[:, 1] - x[:, 0] - 1)
     assert flow.evaluate(x, verbose=0) < -truth.mean() + 0.1

@@ -58,8 +58,8 @@ def measure(
         int | None, typer.Option(help="Draw with so many steps of midpoint (flow matching).")
     ] = None,
     images: Annotated[
-        int, typer.Option(help="Real faces, and noises, for round trips and finiteness.")
-    ] = 128,
+        int | None, typer.Option(help="So many real faces and noises for round trips and finiteness.")
+    ] = None,
     neighbours: Annotated[
         Path | None, typer.Option(help="A folder for sheets of nearest neighbours.")
     ] = None,
@@ -89,9 +89,9 @@ def measure(
             "num": num,
             "steps": steps,
             "seconds_a_sample": seconds / (num * (len(shares) - 2)),
-            "round_trip": _round_trips(model, real[:images], noise[:images]),
-            "finite": _all_finite(model, real if images >= 128 else real[:images], noise[:images]),
-            "images": [min(images, 128), min(images, len(noise)), len(_constants(()))],
+            "round_trip": _round_trips(model, real[:128][:images], noise[:images]),
+            "finite": _all_finite(model, real[:images], noise[:images]),
+            "images": [len(real[:128][:images]), len(noise[:images]), len(_constants(()))],
             "bits_per_dim": flowzoo.info(name).to_dict()["measured"]["metric"]["value"],
         }
         out.write_text(json.dumps(found, indent=1) + "\n")
@@ -151,7 +151,7 @@ def as_table(found: dict) -> str:
         cells = {key: f"{share:.0%}" for key, share in row["face_share"].items()}
         cells |= {key: f"{cells[key]}; {distance}" for key, distance in distances.items()}
         shares = " | ".join(cells.get(key, "-") for key in keys)
-        counts = "/".join(map(str, row.get("images", [128, 64, 5])))
+        counts = "/".join(map(str, row["images"]))
         trips = " | ".join(f"{row['round_trip'][key]:.2g}" for key in ("real", "noise", "constant"))
         lines.append(
             f"| {name} | {row['bits_per_dim']:.3f} | {shares} | {row['num']} | {trips} | {counts} "

@@ -11,7 +11,6 @@ It needs as many GPUs and the entry's data.
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 import time
@@ -36,10 +35,14 @@ def measure(entry: str, gpus: int, batch: int, precision: str) -> dict[str, Any]
     from flowzoo.training.recipe import train_recipe
 
     config = registry.get_config(entry)
-    changes = {"batch_size": batch * gpus, "epochs": EPOCHS, "steps_per_epoch": STEPS, "precision": precision}
-    recipe = TrainingConfig.model_validate(
-        {**config.training.model_dump(), **changes, "round_trip_every": 99}
-    )
+    changes = {
+        "batch_size": batch * gpus,
+        "epochs": EPOCHS,
+        "steps_per_epoch": STEPS,
+        "precision": precision,
+        "round_trip_every": EPOCHS + 1,
+    }
+    recipe = TrainingConfig.model_validate({**config.training.model_dump(), **changes})
 
     class Timer(keras.callbacks.Callback):
         def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
@@ -109,7 +112,7 @@ def compare(
         about = {"entry": entry, "gpus": number, "batch": batch, "precision": precision}
         command = [sys.executable, "-m", "benchmarks.replicas", entry, "--gpus", str(number), "--one"]
         command += ["--batch", str(batch), "--precision", precision]
-        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, cwd=HERE.parent, env=os.environ)
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, cwd=HERE.parent)
         if done.returncode:
             raise SystemExit(f"{' '.join(command)} ended with {done.returncode}")
         rows = [row for row in rows if any(row[key] != value for key, value in about.items())]

@@ -24,37 +24,37 @@ from rich.progress import track
 
 HERE = Path(__file__).parent
 ZUKO = "zuko"
-# What is told to the builders below, and how the weights start: True as PyTorch's do, "he" as He's do.
+# What is told to the builders below, and how the weights start (STARTS) where not as they do.
 VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
     "maf": {
         "as it is": {},
-        "zuko's start": {"start": True},
+        "zuko's start": {"start": "torch"},
         "without act-norm": {"act_norm": False},
         "zuko's affine": {"affine": "zuko"},
-        "zuko's affine and start": {"affine": "zuko", "start": True},
-        "zuko's start, no act-norm": {"act_norm": False, "start": True},
+        "zuko's affine and start": {"affine": "zuko", "start": "torch"},
+        "zuko's start, no act-norm": {"act_norm": False, "start": "torch"},
         "zuko's affine, no act-norm": {"affine": "zuko", "act_norm": False},
-        "all of zuko's": {"affine": "zuko", "act_norm": False, "start": True},
+        "all of zuko's": {"affine": "zuko", "act_norm": False, "start": "torch"},
         ZUKO: {},
     },
     "nsf_coupling": {
         "as it is": {},
         "He's start, biases at zero": {"start": "he"},
-        "zuko's start": {"start": True},
+        "zuko's start": {"start": "torch"},
         "dropout 0.2": {"dropout": 0.2},
         ZUKO: {},
     },
     "flow_matching": {
         "as it is": {},
-        "zuko's start": {"start": True},
+        "zuko's start": {"start": "torch"},
         "zuko's activation": {"activation": "elu"},
         "zuko's waves": {"waves": 3},
         "no noise left": {"path": "rectified"},
         "adaptive solver": {"solver": "dopri5", "rtol": 1e-6, "atol": 1e-6},
-        "zuko's start and activation": {"start": True, "activation": "elu"},
-        "zuko's start and waves": {"start": True, "waves": 3},
+        "zuko's start and activation": {"start": "torch", "activation": "elu"},
+        "zuko's start and waves": {"start": "torch", "waves": 3},
         "all of zuko's": {
-            "start": True,
+            "start": "torch",
             "activation": "elu",
             "waves": 3,
             "path": "rectified",
@@ -147,6 +147,9 @@ def start_as_he(flow: Any, seed: int) -> None:
             weight.assign(sd * rng.normal(size=weight.shape))
 
 
+STARTS = {"torch": start_as_torch, "he": start_as_he}
+
+
 def run(family_name: str, table_name: str, variant: str, seed: int, share: float) -> float:
     """Train one variant with one seed in this process, and return the held-out nats a row."""
     for variable in ("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"):
@@ -167,13 +170,13 @@ def run(family_name: str, table_name: str, variant: str, seed: int, share: float
     from benchmarks import ours
 
     arguments = dict(VARIANTS[family_name][variant])
-    start = arguments.pop("start", False)
+    start = STARTS.get(arguments.pop("start", None))
     built: list[Any] = []
 
     def build(family: Any, size: int, exact: bool = True) -> Any:
         built.append(BUILDERS[family_name](family, size, **arguments))
         if start and len(built) == 1:  # the other one only scores
-            (start_as_he if start == "he" else start_as_torch)(built[0], seed)
+            start(built[0], seed)
         return built[-1]
 
     with mock.patch.object(ours, "build", build):

@@ -67,13 +67,19 @@ def _measured(card: Mapping[str, Any], measured: Mapping[str, Any] | None) -> li
     else:
         lines.append(f"Weights:       none are published. Train: flowzoo train {card['name']}")
     for figure in card["published"]:
-        text = f"{figure['value']:g} {UNITS[figure['unit']]} ({figure['source']})"
-        beside = compared_text(measured["metric"], figure) if measured else None
-        lines.append(f"Published:     {text}{f'; measured: {beside}' if beside else ''}")
+        text = published_text(figure, measured["metric"] if measured else None, "measured")
+        lines.append(f"Published:     {text}")
     if card["sha256"]:
         lines.append(f"SHA-256:       {card['sha256']} (of SHA256SUMS)")
     lines.append(f"Licence:       {card['licence']} (weights)")
     return lines
+
+
+def published_text(figure: Mapping[str, Any], metric: Mapping[str, Any] | None, what: str) -> str:
+    """Return a published figure in words, and by how much a metric, which is called `what`, differs."""
+    text = f"{figure['value']:g} {UNITS[figure['unit']]} ({figure['source']})"
+    beside = compared_text(metric, figure) if metric else None
+    return f"{text}; {what}: {beside}" if beside else text
 
 
 def difference(metric: Mapping[str, Any], figure: Mapping[str, Any]) -> str | None:

@@ -146,13 +146,13 @@ def test_variants_are_variants_of_what_is_compared(family: str) -> None:
     for name, arguments in variants.VARIANTS[family].items():
         if name == variants.ZUKO:
             continue
-        start = arguments.get("start", False)
+        start = variants.STARTS.get(arguments.get("start"))
         flow = builder(FAMILIES[family], 3, **{k: v for k, v in arguments.items() if k != "start"})
         same = [weight.shape for weight in flow.weights] == [weight.shape for weight in compared.weights]
         assert same == (not {"act_norm", "waves"} & arguments.keys()), name
         if start:
             before = flow.get_weights()
-            (variants.start_as_he if start == "he" else variants.start_as_torch)(flow, 0)
+            start(flow, 0)
             assert (
                 sum(not np.array_equal(*pair) for pair in zip(before, flow.get_weights(), strict=True)) >= 4
             )

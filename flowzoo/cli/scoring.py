@@ -104,9 +104,7 @@ def evaluate(
     metric = bits if config.card.metric == "bits_per_dim" else nats
     published = cards.compared(metric, [figure.model_dump() for figure in config.card.published])
     for figure in published:
-        beside = cards.compared_text(metric, figure)
-        text = f"{figure['value']:g} {cards.UNITS[figure['unit']]} ({figure['source']})"
-        talk.say(f"  published: {text}{f'; here: {beside}' if beside else ''}")
+        talk.say(f"  published: {cards.published_text(figure, metric, 'here')}")
     content = {"name": name, "data": config.data.source, "split": split, **summary, "published": published}
     talk.result({**content, "loss": -summary["log_prob"], "unit": "nats", "seed": seed, "seconds": seconds})
 

@@ -14,6 +14,7 @@ import keras
 import tensorflow as tf
 
 from flowzoo.layers.base import constant_log_det
+from flowzoo.networks.dropout import computed_again
 
 Weights = Sequence[tf.Tensor]
 
@@ -30,7 +31,7 @@ def run_layer(
         condition: [batch, *condition_shape], or None.
         inverse: data to latent.
     """
-    with keras.StatelessScope(state_mapping=zip(layer.weights, weights, strict=True)):
+    with keras.StatelessScope(state_mapping=zip(layer.weights, weights, strict=True)), computed_again():
         return (layer.flow_inverse if inverse else layer.flow_forward)(value, condition)
 
 

@@ -12,7 +12,6 @@ from flowzoo.layers.base import FlowLayer, LayerCase, Shape, sum_event
 from flowzoo.layers.coupling import positive_bound
 from flowzoo.layers.spline import checked_bins, checked_bound
 from flowzoo.networks.base import as_conditioner
-from flowzoo.networks.dropout import ExampleDropout
 from flowzoo.networks.transformer import CausalTransformer
 
 TRANSFORMS = ("affine", "rational_quadratic")
@@ -136,7 +135,7 @@ class TransformerAutoregressive(FlowLayer):
         return self._pass(x, self.conditioner.context(condition))
 
     def dropped_inverse(
-        self, x: Any, condition: Any, keep: tf.Tensor | None = None, drop: ExampleDropout | None = None
+        self, x: Any, condition: Any, keep: tf.Tensor | None = None
     ) -> tuple[tf.Tensor, tf.Tensor]:
         """Map data to latent as training does; else as `flow_inverse`.
 
@@ -144,16 +143,13 @@ class TransformerAutoregressive(FlowLayer):
             x: data, [batch, tokens, channels].
             condition: [batch, *condition_shape], or None.
             keep: a boolean an example, [batch]: where it is False the condition is left out. None keeps all.
-            drop: dropout of what the transformer's sub-layers add, or None.
         """
         x, condition = self._checked("x", x, "event_shape"), self._checked_condition(condition)
-        return self._pass(x, self.conditioner.context(condition, keep), drop)
+        return self._pass(x, self.conditioner.context(condition, keep))
 
-    def _pass(
-        self, x: tf.Tensor, context: tf.Tensor | None, drop: ExampleDropout | None = None
-    ) -> tuple[tf.Tensor, tf.Tensor]:
+    def _pass(self, x: tf.Tensor, context: tf.Tensor | None) -> tuple[tf.Tensor, tf.Tensor]:
         x = self._ordered(x)
-        params = self.conditioner.parameters(self._seen(x), context, drop)
+        params = self.conditioner.parameters(self._seen(x), context)
         z, log_det = self._transformed(x, params, inverse=True)
         return self._ordered(z), sum_event(log_det)
 

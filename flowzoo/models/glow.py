@@ -15,8 +15,9 @@ from flowzoo.layers.permutation import LULinear
 from flowzoo.layers.repeat import Repeat
 from flowzoo.models.base import Flow
 from flowzoo.models.preprocessing import preprocessing_layers
-from flowzoo.networks.base import Conditioner, checked_share
+from flowzoo.networks.base import Conditioner
 from flowzoo.networks.convnet import ConvNet
+from flowzoo.networks.dropout import checked_rate
 from flowzoo.networks.mlp import MLP
 
 
@@ -99,12 +100,7 @@ class Glow(Flow):
             "num_values": num_values,
             "alpha": alpha,
         }
-        share = checked_share("dropout", dropout)
-        if share and reversible:
-            raise ValueError(
-                f"dropout and reversible=True exclude each other: activations are computed again without the "
-                f"noise. Received: dropout={dropout!r}"
-            )
+        share = checked_rate(dropout, reversible)
         if num_levels < 1 or num_steps < 1:
             raise ValueError(
                 f"num_levels and num_steps take integers of at least 1. Received: {num_levels}, {num_steps}"
@@ -146,4 +142,3 @@ class Glow(Flow):
         super().__init__(
             layers, event_shape, condition_shape, num_classes, base=base, family_arguments=arguments, **kwargs
         )
-        self.dropout = share

@@ -20,8 +20,9 @@ from flowzoo.models.base import Flow
 from flowzoo.models.image_stack import ImageStack
 from flowzoo.models.preprocessing import preprocessing_layers
 from flowzoo.models.supports import support_kind
-from flowzoo.networks.base import Conditioner, checked_share
+from flowzoo.networks.base import Conditioner
 from flowzoo.networks.convnet import ConvResNet
+from flowzoo.networks.dropout import checked_rate
 from flowzoo.networks.made import MADE
 from flowzoo.networks.mlp import ResidualMLP
 
@@ -122,7 +123,7 @@ class NSF(Flow):
         mixing = mixing or ("random" if circular else "lu")
         if base is None:
             base = "uniform" if circular else "normal"
-        share = checked_share("dropout", dropout)
+        share = checked_rate(dropout)
         if share and not coupling:
             raise ValueError(f"dropout is for coupling=True. Received: {dropout!r} with coupling=False")
         if mixing not in MIXING:
@@ -185,7 +186,6 @@ class NSF(Flow):
         super().__init__(
             layers, event_shape, condition_shape, num_classes, base=base, family_arguments=arguments, **kwargs
         )
-        self.dropout = share
 
 
 def _mixing(kind: str, index: int) -> FlowLayer:

@@ -69,7 +69,7 @@ class PairMaker:
         uniform = random.example_uniform(tf.zeros([len(number), 1]), seeds, tf.float64)[:, 0]
         return tf.gather(self.pool, tf.cast(uniform * len(self.pool), tf.int32))
 
-    def goals(self, number: tf.Tensor, dtype: Any = "float32") -> np.ndarray:
+    def goals(self, number: tf.Tensor, dtype: Any) -> np.ndarray:
         """Return the ends of the paths of pairs, [batch, *latent_shape], in a type.
 
         Raises:

@@ -15,8 +15,9 @@ from flowzoo.layers.multiscale import Reshape
 from flowzoo.models.base import Flow
 from flowzoo.models.image_stack import ImageStack
 from flowzoo.models.preprocessing import preprocessing_layers
-from flowzoo.networks.base import Conditioner, checked_share
+from flowzoo.networks.base import Conditioner
 from flowzoo.networks.convnet import ConvResNet
+from flowzoo.networks.dropout import checked_rate
 from flowzoo.networks.mlp import MLP
 
 
@@ -110,12 +111,7 @@ class RealNVP(Flow):
             "alpha": alpha,
         }
 
-        share = checked_share("dropout", dropout)
-        if share and reversible:
-            raise ValueError(
-                f"dropout and reversible=True exclude each other: activations are computed again without the "
-                f"noise. Received: dropout={dropout!r}"
-            )
+        share = checked_rate(dropout, reversible)
 
         def couplings(mask: str, make: Callable[[], Conditioner]) -> list[FlowLayer]:
             found: list[FlowLayer] = []
@@ -140,4 +136,3 @@ class RealNVP(Flow):
         super().__init__(
             layers, event_shape, condition_shape, num_classes, base=base, family_arguments=arguments, **kwargs
         )
-        self.dropout = share

@@ -24,12 +24,11 @@ from flowzoo.models.tarflow_arguments import (
 )
 from flowzoo.models.tarflow_exact import check_exact, exact_log_prob
 from flowzoo.models.tarflow_sampling import _Sampling
-from flowzoo.networks.base import checked_share
-from flowzoo.networks.dropout import ExampleDropout
+from flowzoo.networks.dropout import checked_rate, dropping
 from flowzoo.networks.transformer import CausalTransformer
 
 # Which conditions and features are left out in training must not depend on the noise of dequantisation.
-_DROPOUT_STREAM, _FEATURES_STREAM = 0xD20, 0xD21
+_DROPOUT_STREAM = 0xD20
 
 
 @keras.saving.register_keras_serializable("flowzoo")
@@ -170,7 +169,7 @@ class TarFlow(_Sampling):
             "num_values": num_values,
             "alpha": alpha,
         }
-        self.dropout = checked_share("dropout", dropout)
+        self.dropout = checked_rate(dropout)
         self.condition_dropout = checked_dropout(
             condition_dropout, condition_shape is not None or num_classes is not None
         )
@@ -184,7 +183,7 @@ class TarFlow(_Sampling):
         layers: list[FlowLayer] = []
         for i in range(num_blocks):
             network = CausalTransformer(
-                hidden_size, layers_per_block, heads, expansion, activation, within_patch
+                hidden_size, layers_per_block, heads, expansion, activation, within_patch, self.dropout
             )
             nearest = levels if i == num_blocks - 1 else None
             layers.append(
@@ -233,7 +232,6 @@ class TarFlow(_Sampling):
         condition: tf.Tensor | None,
         seed: tf.Tensor,
         keep: tf.Tensor | None = None,
-        drop: ExampleDropout | None = None,
     ) -> tf.Tensor:
         """Return log p of x with the noise of training, without the condition where `keep` is False."""
         total = tf.zeros(tf.shape(x)[:1], x.dtype)
@@ -241,7 +239,7 @@ class TarFlow(_Sampling):
             if isinstance(layer, Dequantize | GaussianNoise):
                 x, log_det = layer.noisy_inverse(x, seed)
             elif isinstance(layer, TransformerAutoregressive):
-                x, log_det = layer.dropped_inverse(x, condition, keep, drop)
+                x, log_det = layer.dropped_inverse(x, condition, keep)
             else:
                 x, log_det = layer.flow_inverse(x, condition)
             total += log_det
@@ -257,12 +255,11 @@ class TarFlow(_Sampling):
         self, x: tf.Tensor, condition: tf.Tensor | None, seed: tf.Tensor, *others: tf.Tensor
     ) -> tuple[tf.Tensor, tf.Tensor]:
         """Return -log p of each noisy example, some without their condition, with dropout, twice."""
-        keep = drop = None
+        keep = None
         keys = random.example_keys(x)
         if self.condition_dropout:
             uniform = random.example_uniform(keys[:, None], random.fold_in(seed, _DROPOUT_STREAM))
             keep = uniform[:, 0] >= self.condition_dropout
-        if self.dropout:
-            drop = ExampleDropout(self.dropout, keys, random.fold_in(seed, _FEATURES_STREAM))
-        nats = -self._noisy_log_prob(x, condition, seed, keep, drop)
+        with dropping(keys, seed):
+            nats = -self._noisy_log_prob(x, condition, seed, keep)
         return nats, nats

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from typing import Any, ClassVar
 
 import keras
@@ -15,7 +14,6 @@ from flowzoo.networks.dropout import dropping
 
 # Seeds of the dequantisation noise: one stream for training, one for evaluation.
 _TRAIN_STREAM, _TEST_STREAM = 1, 2
-_FEATURES_STREAM = 0xD21  # of an example's seed: what dropout drops
 
 
 class Trainable:
@@ -32,8 +30,6 @@ class Trainable:
     # What makes `fit` and `evaluate` take something else than data, which it unpacks and checks itself:
     # `flowzoo.models.pair_matching.PairMatching`, for the families that know it. None: data.
     lesson: Any = None
-    # The share of hidden features that the networks of a family which takes `dropout` drop in training.
-    dropout: float = 0.0
 
     # -- compile ------------------------------------------------------------------------------------
 
@@ -155,15 +151,9 @@ class Trainable:
 
         A family that minimises more than `example_loss` overrides this.
         """
-        with self._dropping(x, seed):
+        with dropping(random.example_keys(x), seed):
             losses = self.example_loss(x, condition, seed, *others)
         return losses, losses
-
-    def _dropping(self, x: tf.Tensor, seed: tf.Tensor) -> contextlib.AbstractContextManager[None]:
-        """Let the networks inside drop features, if the flow has a rate of dropout."""
-        if not self.dropout:
-            return contextlib.nullcontext()
-        return dropping(random.example_keys(x), random.fold_in(seed, _FEATURES_STREAM))
 
     def example_loss(
         self, x: tf.Tensor, condition: tf.Tensor | None, seed: tf.Tensor, *others: tf.Tensor

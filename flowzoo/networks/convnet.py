@@ -7,8 +7,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from flowzoo.networks.base import Conditioner, checked_share, positive_int
-from flowzoo.networks.dropout import drop
+from flowzoo.networks.base import Conditioner, positive_int
+from flowzoo.networks.dropout import checked_rate, drop
 
 
 @keras.saving.register_keras_serializable("flowzoo")
@@ -46,7 +46,7 @@ class ConvResNet(Conditioner):
         **kwargs: Any,
     ) -> None:
         super().__init__(activation, **kwargs)
-        self.dropout = checked_share("dropout", dropout)
+        self.dropout = checked_rate(dropout)
         self.filters = positive_int("filters", filters)
         self.blocks = positive_int("blocks", blocks)
         self.kernel_size = positive_int("kernel_size", kernel_size)

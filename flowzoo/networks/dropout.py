@@ -16,40 +16,14 @@ import numpy as np
 import tensorflow as tf
 
 from flowzoo import random
+from flowzoo.networks.base import checked_share
 
+_FEATURES = 0xD21  # the stream of a seed that says what is dropped
+_EXCLUDED = (
+    "dropout and reversible=True exclude each other: activations are computed again without the noise. "
+    "Received: dropout={!r}"
+)
 _CURRENT: contextvars.ContextVar[_Dropping | None] = contextvars.ContextVar("dropping", default=None)
-
-
-class ExampleDropout:
-    """Sets features to zero at random in training and scales the others: y = m x / (1 - p), m ~ B(1 - p).
-
-    Each call draws a mask of its own. The masks of an example are a function of its key and of the seed:
-    a run under several replicas draws those of a run under one.
-
-    Args:
-        rate: p, in [0, 1).
-        keys: a number an example, int64 [batch] (`flowzoo.random.example_keys`).
-        seed: whatever `flowzoo.random.fold_in` takes, also a seed an example.
-
-    References:
-        Srivastava et al., Dropout (2014), section 4; Vaswani et al. (2017),
-        https://arxiv.org/abs/1706.03762, section 5.4 (of what each sub-layer adds).
-    """
-
-    def __init__(self, rate: float, keys: tf.Tensor, seed: Any) -> None:
-        self._rate, self._keys, self._seed = rate, keys, seed
-        self._calls = 0
-
-    def __call__(self, x: tf.Tensor, tokens: int) -> tf.Tensor:
-        """Return `x` with features dropped.
-
-        Args:
-            x: [batch * tokens, width].
-            tokens: of one example.
-        """
-        self._calls += 1
-        seed = random.fold_in(self._seed, self._calls)
-        return _scaled(x, _kept(self._rate, self._keys, tokens * x.shape[-1], seed), self._rate)
 
 
 @dataclasses.dataclass
@@ -63,15 +37,21 @@ class _Dropping:
         return random.fold_in(self.seed, self.calls)
 
 
+_REFUSED = _Dropping(None, 0)
+
+
 @contextlib.contextmanager
 def dropping(keys: tf.Tensor, seed: Any) -> Iterator[None]:
     """Let networks inside that have a rate drop features, each time they run by a mask of its own.
 
+    The masks of an example are functions of its key and the seed: a run under several replicas draws those
+    of a run under one.
+
     Args:
-        keys: a number an example, int64 [batch].
+        keys: a number an example, int64 [batch] (`flowzoo.random.example_keys`).
         seed: whatever `flowzoo.random.fold_in` takes, also a seed an example.
     """
-    with _entered(_Dropping(keys, seed)):
+    with _entered(_Dropping(keys, random.fold_in(seed, _FEATURES))):
         yield
 
 
@@ -83,43 +63,61 @@ def step_of_a_loop(index: tf.Tensor) -> Iterator[None]:
         index: of the pass, int32 [].
     """
     orders = _CURRENT.get()
-    if orders is None:
+    if orders is None or orders is _REFUSED:
         yield
         return
     with _entered(_Dropping(orders.keys, random.fold_in(orders.next_seed(), index))):
         yield
 
 
-def drop(x: tf.Tensor, rate: float) -> tf.Tensor:
-    """Return features with some of them dropped inside of `dropping`, and as they are elsewhere.
+@contextlib.contextmanager
+def computed_again() -> Iterator[None]:
+    """Refuse dropout inside, whose activations the reverse pass computes again, where no mask is known."""
+    with _entered(None if _CURRENT.get() is None else _REFUSED):
+        yield
+
+
+def checked_rate(rate: Any, reversible: bool = False) -> float:
+    """Return a rate of dropout from 0 to below 1, else raise ValueError; a reversible flow takes none."""
+    share = checked_share("dropout", rate)
+    if share and reversible:
+        raise ValueError(_EXCLUDED.format(rate))
+    return share
+
+
+def drop(x: tf.Tensor, rate: float, tokens: int = 1) -> tf.Tensor:
+    """Drop features inside of `dropping`: y = m x / (1 - p), m ~ B(1 - p); elsewhere return them as they are.
 
     Args:
-        x: [batch, ...].
-        rate: the share that is dropped.
+        x: [batch * tokens, ...].
+        rate: p, the share that is dropped.
+        tokens: rows of one example.
+
+    Raises:
+        ValueError: the layers around are reversible.
+
+    References:
+        Srivastava et al., Dropout (2014), section 4; Vaswani et al. (2017),
+        https://arxiv.org/abs/1706.03762, section 5.4 (of what each sub-layer adds).
     """
     orders = _CURRENT.get()
     if orders is None or not rate:
         return x
-    kept = _kept(rate, orders.keys, int(np.prod(x.shape[1:], dtype="int64")), orders.next_seed())
+    if orders is _REFUSED:
+        raise ValueError(_EXCLUDED.format(rate))
+    size = tokens * int(np.prod(x.shape[1:], dtype="int64"))
+    kept = random.keyed_uniform(orders.keys, size, orders.next_seed()) >= rate
+    kept = tf.reshape(kept, [-1, *x.shape[1:]])
     # A convolution that must not see an empty batch has made one example up.
     more = tf.shape(x)[0] - tf.shape(kept)[0]
-    return _scaled(x, tf.pad(kept, [[0, more], [0, 0]]), rate)
+    kept = tf.pad(kept, [[0, more], *([0, 0] for _ in x.shape[1:])])
+    return tf.where(kept, x * tf.cast(1 / (1 - rate), x.dtype), tf.zeros([], x.dtype))
 
 
 @contextlib.contextmanager
-def _entered(orders: _Dropping) -> Iterator[None]:
+def _entered(orders: _Dropping | None) -> Iterator[None]:
     token = _CURRENT.set(orders)
     try:
         yield
     finally:
         _CURRENT.reset(token)
-
-
-def _kept(rate: float, keys: tf.Tensor, size: int, seed: Any) -> tf.Tensor:
-    """Return which of the features of each example stay, [batch, size]."""
-    return random.keyed_uniform(keys, size, seed) >= rate
-
-
-def _scaled(x: tf.Tensor, kept: tf.Tensor, rate: float) -> tf.Tensor:
-    kept = tf.reshape(kept, tf.shape(x))
-    return tf.where(kept, x * tf.cast(1 / (1 - rate), x.dtype), tf.zeros([], x.dtype))

@@ -9,8 +9,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from flowzoo.networks.base import Conditioner, checked_share, hidden_sizes, positive_int
-from flowzoo.networks.dropout import drop
+from flowzoo.networks.base import Conditioner, hidden_sizes, positive_int
+from flowzoo.networks.dropout import checked_rate, drop
 
 
 def _flat(inputs: tf.Tensor, condition: tf.Tensor | None, size: int, condition_size: int | None) -> tf.Tensor:
@@ -44,7 +44,7 @@ class MLP(Conditioner):
     ) -> None:
         super().__init__(activation, **kwargs)
         self.hidden_units = hidden_sizes(hidden_units)
-        self.dropout = checked_share("dropout", dropout)
+        self.dropout = checked_rate(dropout)
 
     def _build(self) -> None:
         size, out, condition = self._sizes
@@ -110,7 +110,7 @@ class ResidualMLP(Conditioner):
         super().__init__(activation, **kwargs)
         self.units = positive_int("units", units)
         self.blocks = positive_int("blocks", blocks)
-        self.dropout = checked_share("dropout", dropout)
+        self.dropout = checked_rate(dropout)
 
     def _build(self) -> None:
         size, out, condition = self._sizes

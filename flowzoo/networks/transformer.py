@@ -8,7 +8,7 @@ import keras
 import tensorflow as tf
 
 from flowzoo.networks.base import Conditioner, positive_int
-from flowzoo.networks.dropout import ExampleDropout
+from flowzoo.networks.dropout import checked_rate, drop
 
 # Keys and values of one block for the tokens seen so far, each [batch, heads, tokens, size of a head].
 Cache = tuple[tf.Tensor, tf.Tensor]
@@ -25,12 +25,15 @@ class CausalBlock(keras.layers.Layer):
         heads: attention heads, which divide the width of the tokens.
         expansion: width of the perceptron's hidden layer, in widths of a token.
         activation: of the perceptron.
+        dropout: share of what attention and perceptron add that is dropped in training.
         **kwargs: of `keras.layers.Layer`.
     """
 
-    def __init__(self, heads: int, expansion: int, activation: Any, **kwargs: Any) -> None:
+    def __init__(
+        self, heads: int, expansion: int, activation: Any, dropout: float = 0.0, **kwargs: Any
+    ) -> None:
         super().__init__(**kwargs)
-        self.heads, self.expansion = heads, expansion
+        self.heads, self.expansion, self.dropout = heads, expansion, dropout
         self.activation = keras.activations.get(activation)
 
     def build(self, input_shape: Any) -> None:
@@ -54,18 +57,17 @@ class CausalBlock(keras.layers.Layer):
         self.narrow.build((None, self.expansion * width))
         super().build(input_shape)
 
-    def call(self, x: tf.Tensor, tokens: int = 1, drop: ExampleDropout | None = None) -> tf.Tensor:
+    def call(self, x: tf.Tensor, tokens: int = 1) -> tf.Tensor:
         """Run all tokens of an event at once.
 
         Args:
             x: [batch * tokens, width]; flat, since products with a matrix cost more operations on rank 3.
             tokens: of one event.
-            drop: the dropout of training, of what attention and perceptron add.
         """
         queries, keys, values = self._projections(x, tokens)
         positions = tf.range(tokens)
         visible = positions[None, :] <= positions[:, None]
-        return self._finish(x, _attend(queries, keys, values, visible), tokens, drop)
+        return self._finish(x, _attend(queries, keys, values, visible), tokens)
 
     def step(self, x: tf.Tensor, index: tf.Tensor, cache: Cache) -> tuple[tf.Tensor, Cache]:
         """Run token `index` alone, [batch, width], with what is known of those before it."""
@@ -82,20 +84,16 @@ class CausalBlock(keras.layers.Layer):
         projected = tf.reshape(self.projected(self.norm_attention(x)), shape)
         return tf.unstack(tf.transpose(projected, [2, 0, 3, 1, 4]), 3)
 
-    def _finish(
-        self, x: tf.Tensor, attended: tf.Tensor, tokens: int = 1, drop: ExampleDropout | None = None
-    ) -> tf.Tensor:
+    def _finish(self, x: tf.Tensor, attended: tf.Tensor, tokens: int = 1) -> tf.Tensor:
         joined = tf.reshape(tf.transpose(attended, [0, 2, 1, 3]), [-1, x.shape[-1]])
-        added = self.attended(joined)
-        x = x + (added if drop is None else drop(added, tokens))
-        added = self.narrow(self.wide(self.norm_mlp(x)))
-        return x + (added if drop is None else drop(added, tokens))
+        x = x + drop(self.attended(joined), self.dropout, tokens)
+        return x + drop(self.narrow(self.wide(self.norm_mlp(x))), self.dropout, tokens)
 
     def get_config(self) -> dict[str, Any]:
         """Return the arguments that make an equal layer."""
         activation = keras.activations.serialize(self.activation)
         own = {"heads": self.heads, "expansion": self.expansion, "activation": activation}
-        return {**super().get_config(), **own}
+        return {**super().get_config(), **own, "dropout": self.dropout}
 
 
 def _attend(queries: tf.Tensor, keys: tf.Tensor, values: tf.Tensor, visible: tf.Tensor) -> tf.Tensor:
@@ -133,11 +131,13 @@ class CausalTransformer(Conditioner):
         expansion: width of each perceptron's hidden layer, in widths of a token.
         activation: of the perceptrons.
         within: whether an entry sees those before it in its own token.
+        dropout: share of what attention and perceptrons add that is dropped in training
+            (`flowzoo.networks.dropout`).
         **kwargs: of `Conditioner`.
 
     Raises:
-        ValueError: a number is not a positive integer, `heads` does not divide `hidden_size`; (when built)
-            what is not [tokens, channels], or a condition that is not a vector.
+        ValueError: a number is not a positive integer, `dropout` not in [0, 1), `heads` does not divide
+            `hidden_size`; (when built) what is not [tokens, channels], or a condition that is not a vector.
 
     References:
         Vaswani et al., Attention Is All You Need (2017), https://arxiv.org/abs/1706.03762, equation 1;
@@ -152,9 +152,11 @@ class CausalTransformer(Conditioner):
         expansion: int = 4,
         activation: Any = "gelu",
         within: bool = False,
+        dropout: float = 0.0,
         **kwargs: Any,
     ) -> None:
         super().__init__(activation, **kwargs)
+        self.dropout = checked_rate(dropout)
         self.within = bool(within)
         self.hidden_size = positive_int("hidden_size", hidden_size)
         self.blocks = positive_int("blocks", blocks)
@@ -189,7 +191,9 @@ class CausalTransformer(Conditioner):
             self.condition_embedding = keras.layers.Dense(self.hidden_size, dtype=hidden, name="condition")
             self.condition_embedding.build((None, *condition))
         self.stack = [
-            CausalBlock(self.heads, self.expansion, self.activation, dtype=hidden, name=f"block_{i}")
+            CausalBlock(
+                self.heads, self.expansion, self.activation, self.dropout, dtype=hidden, name=f"block_{i}"
+            )
             for i in range(self.blocks)
         ]
         policy = self.dtype_policy
@@ -221,20 +225,17 @@ class CausalTransformer(Conditioner):
         embedded = self.condition_embedding(condition)
         return embedded if keep is None else tf.where(keep[:, None], embedded, tf.zeros_like(embedded))
 
-    def parameters(
-        self, inputs: tf.Tensor, context: tf.Tensor | None, drop: ExampleDropout | None = None
-    ) -> tf.Tensor:
+    def parameters(self, inputs: tf.Tensor, context: tf.Tensor | None) -> tf.Tensor:
         """Return the parameters of all tokens in one pass, [batch, tokens, channels, params_per_entry].
 
         Args:
             inputs: [batch, tokens, channels].
             context: what `context` returned.
-            drop: the dropout of training, None elsewhere.
         """
         before = tf.pad(inputs[:, :-1], [[0, 0], [1, 0], [0, 0]])
         x = self._embedded(before, tf.convert_to_tensor(self.position), context)
         for block in self.stack:
-            x = block(x, tokens=inputs.shape[1], drop=drop)
+            x = block(x, tokens=inputs.shape[1])
         params = self.head(self.last_norm(x), tf.reshape(inputs, [-1, inputs.shape[-1]]))
         return tf.reshape(params, [-1, *inputs.shape[1:], self._per_entry])
 
@@ -307,5 +308,5 @@ class CausalTransformer(Conditioner):
 
     def get_config(self) -> dict[str, Any]:
         """Return the arguments that make an equal network."""
-        names = ("hidden_size", "blocks", "heads", "expansion", "within")
+        names = ("hidden_size", "blocks", "heads", "expansion", "within", "dropout")
         return super().get_config() | {name: getattr(self, name) for name in names}

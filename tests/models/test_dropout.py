@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from flowzoo import random
+from flowzoo import Flow, random
+from flowzoo.layers import AffineCoupling, Chain, Reverse
 from flowzoo.models import NSF, Glow, RealNVP
+from flowzoo.networks import MLP
 from flowzoo.networks.dropout import drop, dropping, step_of_a_loop
 from tests.harness import randomise
 
@@ -55,8 +57,24 @@ def test_a_flow_with_dropout_trains_and_is_saved(tmp_path: Path, jit_compile: bo
     assert losses[-1] < losses[0]
     flow.save(tmp_path / "m.keras")
     loaded = keras.models.load_model(tmp_path / "m.keras")
-    assert loaded.dropout == 0.2
+    assert loaded.arguments["dropout"] == 0.2
     np.testing.assert_array_equal(loaded.log_prob(x), flow.log_prob(x))
+
+
+def _stack(reversible: bool) -> Flow:
+    layers = [AffineCoupling(MLP((8,), dropout=0.5)), Reverse(), AffineCoupling(MLP((8,), dropout=0.5))]
+    flow = Flow([Chain(layers, reversible=reversible)], event_shape=VECTOR)
+    randomise(flow)
+    return flow
+
+
+def test_networks_in_a_stack_of_ones_own_drop_as_well() -> None:
+    x, seed = tf.random.stateless_normal([50, *VECTOR], [1, 2]), random.as_seed(0)
+    flow = _stack(reversible=False)
+    training, plain = flow.training_losses(x, None, seed)[1], flow.example_loss(x, None, seed)
+    assert np.mean(np.abs(training - plain) > 1e-4) > 0.5
+    with pytest.raises(ValueError, match="dropout and reversible=True exclude each other"):
+        _stack(reversible=True).training_losses(x, None, seed)
 
 
 def test_no_examples_of_an_image_are_no_trouble() -> None:

@@ -13,7 +13,7 @@ from flowzoo import random
 from flowzoo.layers import GaussianNoise, Patchify, TransformerAutoregressive
 from flowzoo.models.tarflow import TarFlow
 from flowzoo.networks import CausalTransformer
-from flowzoo.networks.dropout import ExampleDropout
+from flowzoo.networks.dropout import drop, dropping
 from tests.harness import dtype_policy, randomise
 from tests.models.flows import randomise_gently
 
@@ -213,17 +213,19 @@ def test_dropped_conditions_do_not_count_and_are_chosen_by_the_example() -> None
 
 def test_dropout_is_a_function_of_the_example_and_the_seed() -> None:
     keys = random.example_keys(tf.constant(normal(300, 2), tf.float32))
-    drop = ExampleDropout(0.25, keys, random.as_seed(1))
     x = tf.constant(1 + np.abs(normal(300 * 5, 8)), tf.float32)  # 300 examples of five tokens
-    first, second = (np.asarray(drop(x, 5)) for _ in range(2))
+    with dropping(keys, random.as_seed(1)):
+        first, second = (np.asarray(drop(x, 0.25, 5)) for _ in range(2))
     for dropped in (first, second):
         zero = dropped == 0
         assert abs(zero.mean() - 0.25) < 4 * np.sqrt(0.25 * 0.75 / zero.size)
         np.testing.assert_allclose(dropped[~zero], np.asarray(x)[~zero] / 0.75, rtol=1e-6)
     assert abs(np.corrcoef((first == 0).ravel(), (second == 0).ravel())[0, 1]) < 0.04, "one mask for all"
-    part = ExampleDropout(0.25, keys[100:], random.as_seed(1))
-    assert np.array_equal(part(x[500:], 5), first[500:]), "another mask on another replica"
-    other = ExampleDropout(0.25, keys, random.as_seed(2))(x, 5)
+    with dropping(keys[100:], random.as_seed(1)):
+        part = drop(x[500:], 0.25, 5)
+    assert np.array_equal(part, first[500:]), "another mask on another replica"
+    with dropping(keys, random.as_seed(2)):
+        other = drop(x, 0.25, 5)
     assert not np.array_equal(other, first)
 
 

@@ -110,6 +110,8 @@ class ReflowConfig(_Part):
         teacher: An entry with weights, or "path:DIR".
         num_pairs: Pairs to train on.
         held_out: Further pairs, on which the validation loss is measured.
+        still: Further pairs to train on, images of a single colour that stay where they are: such an image is
+            both ends of its pair, so that the flow inverts on them as well.
         solver: Solves the teacher's equation, or None for the teacher's own solver.
         steps: Of a solver of fixed steps, or None for the teacher's own.
         guidance: The weight of the teacher's guidance, or None for its own.
@@ -120,6 +122,7 @@ class ReflowConfig(_Part):
     teacher: Text
     num_pairs: Annotated[int, Field(ge=1, le=2**23)]
     held_out: Annotated[int, Field(ge=1, le=2**23)] = 1024
+    still: Annotated[int, Field(ge=0, le=2**23)] = 0
     solver: Literal["euler", "midpoint", "heun", "rk4", "dopri5"] | None = None
     steps: Count | None = None
     guidance: Annotated[float, Field(ge=-1)] | None = None
@@ -187,7 +190,8 @@ class TrainingConfig(_Part):
     @classmethod
     def _on_pairs_alone(cls, reflow: ReflowConfig | None, others: ValidationInfo) -> ReflowConfig | None:
         if reflow is not None and others.data.get("outliers"):
-            raise ValueError(f"pairs take no outliers; received: outliers {others.data['outliers']:g}")
+            received = f"received: outliers {others.data['outliers']:g}"
+            raise ValueError(f"pairs take no outliers (reflow.still holds single colours); {received}")
         return reflow
 
 

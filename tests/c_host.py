@@ -57,6 +57,7 @@ def run(
     folder: Path,
     threads: int = 0,
     seconds: float = 0.0,
+    patience: float = 240,
 ) -> tuple[list[Reply], dict[str, Any]]:
     """Run signatures in the host.
 
@@ -66,6 +67,7 @@ def run(
         folder: where tensors are exchanged.
         threads: how many threads repeat the calls afterwards.
         seconds: for how long.
+        patience: seconds that the calls may take, besides those of the threads.
 
     Returns:
         A reply a call, and what the threads counted.
@@ -79,7 +81,7 @@ def run(
     if threads:
         command += [str(threads), str(seconds)]
     env = {"TF_CPP_MIN_LOG_LEVEL": "3", "PATH": "/nowhere"}
-    done = subprocess.run(command, capture_output=True, text=True, timeout=240 + 4 * seconds, env=env)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=patience + 4 * seconds, env=env)
     assert done.returncode == 0, (done.returncode, done.stderr[-3000:])
     lines = done.stdout.splitlines()
     counted = json.loads(lines.pop()) if threads else {}

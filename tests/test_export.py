@@ -21,6 +21,7 @@ import flowzoo
 from flowzoo import quantization, registry, weights
 from flowzoo.layers import AffineCoupling, Chain, LULinear, Repeat
 from flowzoo.models import compact_graph, families, saved_model
+from flowzoo.models.continuous import ContinuousModel
 from flowzoo.models.compact_graph import compact
 from flowzoo.models.glow import Glow
 from flowzoo.models.tarflow import TarFlow
@@ -227,24 +228,27 @@ def trained() -> list[str]:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 @pytest.mark.parametrize("name", trained())
 def test_every_trained_entry(name: str, tmp_path: Path) -> None:
     """Exported with its warm-up, of operations that a server has, and its values without any Python."""
     flow = flowzoo.load(name)
     path = flowzoo.export(flow, tmp_path, name=name)
     assert ops.problems(path) == []
-    condition = preview_conditions(flow, 512)
-    x = np.asarray(flow.sample(512, condition, seed=3))
+    # An image's equation takes minutes of a processor: of 512 of them days. Of other flows all four sizes.
+    solved = isinstance(flow, ContinuousModel) and len(flow.event_shape) == 3
+    sizes = (0, 1, 2) if solved else (0, 1, 7, 512)
+    condition = preview_conditions(flow, sizes[-1])
+    x = np.asarray(flow.sample(sizes[-1], condition, seed=3))
     given: dict[str, np.ndarray] = {"x": x}
     if condition is not None:
         kind = "int32" if flow.num_classes else "float32"
-        given["condition"] = np.broadcast_to(condition, (512, *flow.condition_shape)).astype(kind)
-    sizes = (0, 1, 7, 512)
+        given["condition"] = np.broadcast_to(condition, (sizes[-1], *flow.condition_shape)).astype(kind)
     data = {n: {key: value[:n] for key, value in given.items()} for n in sizes}
     calls = [(signature, data[n]) for n in sizes for signature in ("log_prob", "anomaly_score", "to_latent")]
     drawn = {n: {**_draw(n), **{key: data[n][key] for key in given if key == "condition"}} for n in sizes}
     calls += [(signature, drawn[n]) for n in sizes for signature in ("sample", "sample_and_log_prob")]
-    replies, _ = c_host.run(path, calls, tmp_path)
+    replies, _ = c_host.run(path, calls, tmp_path, patience=3000)
     assert [reply.message for reply in replies if reply.code] == []
     for (signature, inputs), reply in zip(calls, replies, strict=True):
         if signature in ("log_prob", "anomaly_score"):

@@ -164,7 +164,7 @@ def test_commands_draw(tmp_path: Path, pictures: list[str], capsys) -> None:
         ("levels", *pictures[:2], "--seed", "1"): (3, 2),
     }
     for (command, *arguments), (columns, rows) in sizes.items():
-        name = "test_glow" if command == "levels" else "test_realnvp"
+        name = "test_glow" if command == "levels" else "test_nice"
         assert main([command, name, *arguments, "--out", out, "--json"]) == 0, capsys.readouterr().err
         assert json.loads(capsys.readouterr().out)["name"] == name
         with Image.open(out) as drawn:

@@ -64,9 +64,10 @@ PLANE = [
 
 
 def _marked(name: str) -> object:
-    """The equation of a continuous flow, solved for 62,500 points, takes ten seconds and more."""
-    continuous = issubclass(families()[registry.get_config(name).model.family], ContinuousModel)
-    return pytest.param(name, marks=pytest.mark.slow) if continuous else name
+    """62,500 points take seconds through splines, and ten and more through a continuous flow's equation."""
+    family = families()[registry.get_config(name).model.family]
+    takes_long = issubclass(family, ContinuousModel) or family.family == "nsf" and name != "nsf_moons"
+    return pytest.param(name, marks=pytest.mark.slow) if takes_long else name
 
 
 @pytest.mark.parametrize("name", [_marked(name) for name in PLANE])

@@ -146,6 +146,60 @@ def test_ends_of_images_are_kept_within_a_tenth_of_a_value() -> None:
         maker.first_goals(8)
 
 
+def images() -> FlowMatching:
+    """An untrained model of 4x4 colour images with weights that are not those of a start."""
+    flow = FlowMatching((4, 4, 3), image_network="conv", filters=(8,), steps=4, solver="rk4")
+    for seed, weight in enumerate(flow.trainable_weights):
+        weight.assign(tf.random.stateless_normal(weight.shape, [seed, 0], stddev=0.3))
+    flow.adapt(np.zeros([8, 4, 4, 3], "uint8"))
+    return flow
+
+
+def test_still_pairs_are_images_of_a_single_colour() -> None:
+    flow = images()
+    maker = reflow.StoredPairs(flow, ReflowConfig(teacher="none", num_pairs=8), None)
+    goals, marks = maker.with_still(maker.first_goals(8), maker.marks(8), 64)
+    assert goals.shape == (72, 4, 4, 3) and goals.dtype == np.float16
+    assert list(marks[:8, 0]) == list(range(8)) and np.all(marks[8:, 0] == -1)
+    colours = np.floor((goals[8:].astype("float64") + 1) * 128 + 0.05)  # float16 errs by 0.06 at most
+    assert np.all(np.ptp(colours, axis=(1, 2)) <= 1) and np.ptp(colours) > 200
+    spread = np.ptp(np.mean(colours, axis=(1, 2)), axis=-1)
+    assert np.all(spread[::2] < 1) and np.median(spread[1::2]) > 50
+    again = reflow.StoredPairs(flow, ReflowConfig(teacher="none", num_pairs=8), None)
+    np.testing.assert_array_equal(again.single_colours(64, "float16"), goals[8:])
+
+
+def test_a_still_pair_begins_where_it_ends() -> None:
+    flow, lesson = images(), PairMatching(noises=0)
+    goal = np.random.default_rng(0).normal(size=(4, 4, 4, 3)).astype("float32")
+    number = np.array([[0.0], [-1.0], [2.0], [-1.0]], "float32")
+    pairs, condition, _ = lesson.unpack(flow, (tf.constant(goal), tf.constant(number)))
+    assert condition is None
+    np.testing.assert_array_equal(pairs[:, 1], goal)
+    np.testing.assert_array_equal(pairs[1::2, 0], goal[1::2])
+    np.testing.assert_array_equal(
+        pairs[::2, 0], pair_noise(tf.constant([0, 2], tf.int64), 0, (4, 4, 3), "float32")
+    )
+
+
+def test_a_flow_learns_to_leave_single_colours_where_they_are() -> None:
+    teacher = images()
+    data = [Source(x=np.zeros([8, 4, 4, 3], "uint8"), name="dark", split=s) for s in ("train", "validation")]
+    pairs = {"num_pairs": 64, "held_out": 8, "still": 64, "solver": "midpoint", "steps": 4}
+    recipe = {"epochs": 40, "batch_size": 64, "round_trip_every": 40, "optimizer": {"learning_rate": 1e-2}}
+    config = TrainingConfig.model_validate({**recipe, "reflow": {"teacher": "none", **pairs}})
+
+    def student() -> FlowMatching:
+        return FlowMatching.from_config({**teacher.get_config(), "path": "rectified"})
+
+    def moved(model: FlowMatching) -> float:
+        x = np.stack([np.full((4, 4, 3), value, "uint8") for value in (0, 60, 128, 200, 255)])
+        return float(np.sqrt(np.mean((np.asarray(model.to_latent(x)) - (x + 0.5) / 128 + 1) ** 2)))
+
+    trained = train_recipe(student, config, *data, teacher=teacher, verbose=0).model
+    assert moved(trained) < 0.5 * moved(teacher)
+
+
 # -- training -------------------------------------------------------------------------------------
 
 
@@ -250,6 +304,8 @@ def test_a_wrong_teacher_is_refused(teacher: Any, moons: list[Source], monkeypat
             trained(wrong, moons)
     with pytest.raises(ValueError, match="no reflow"):
         trained(teacher, moons, recipe={"reflow": None})
+    with pytest.raises(ValueError, match=r"are for images .* has continuous data of shape \(2,\)"):
+        trained(teacher, moons, recipe={"reflow": {**REFLOW, "still": 8}})
     with pytest.raises(ValueError, match=r"differ in: hidden_units \(\[8\] and \[32, 32\]\)$"):
         trained(teacher, moons, make=lambda: student(hidden_units=(8,)))
     with pytest.raises(ValueError, match=r"condition_dropout \(False and True\)"):
@@ -281,6 +337,7 @@ def test_what_train_cannot_do_is_said_before_it_begins(tmp_path: Path) -> None:
         ({"coupling": "exact"}, {}, "model.args.coupling to be 'independent'; received: 'exact'"),
         ({}, {"one_step": True}, "reflow.one_step asks for model.args.solver to be 'euler'; received: None"),
         ({}, {"solver": "rk5"}, "training.reflow.solver: received 'rk5'"),
+        ({}, {"still": -1}, "training.reflow.still: received -1; accepted: an integer (at least 0"),
         ({}, {"num_pairs": 0}, "training.reflow.num_pairs: received 0; accepted: an integer (at least 1"),
         ({}, {"teachers": "x"}, "training.reflow.teachers: unknown key. Did you mean 'teacher'?"),
         ({}, {"guidance": -2.0}, "training.reflow.guidance: received -2.0"),
@@ -299,7 +356,9 @@ def test_a_config_that_cannot_reflow_is_refused(
 def test_other_families_and_pairs_with_outliers_have_no_reflow() -> None:
     content = entry()
     content["training"]["outliers"] = 0.1
-    with pytest.raises(ConfigError, match="training.reflow: pairs take no outliers; received: outliers 0.1"):
+    with pytest.raises(
+        ConfigError, match=r"training.reflow: pairs take no outliers .*; received: outliers 0.1"
+    ):
         parse_config(content)
     content = registry.get_config("test_maf").model_dump(mode="json")
     content["training"]["reflow"] = REFLOW

@@ -58,7 +58,7 @@ def test_a_recipe_logs_the_round_trip_of_each_epoch(tmp_path: Any) -> None:
     assert trained["epochs"] > 2
 
 
-@pytest.mark.parametrize("solver", ["rk4", "dopri5"])
+@pytest.mark.parametrize("solver", ["rk4", pytest.param("dopri5", marks=pytest.mark.slow)])
 def test_the_card_counts_the_evaluations_of_a_continuous_flow(
     solver: str, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -97,7 +97,8 @@ def test_the_round_trip_is_logged_as_often_as_the_recipe_says() -> None:
 @pytest.mark.parametrize("precision", ["float32", "mixed_bfloat16"])
 def test_hidden_layers_train_in_the_precision_of_the_recipe(precision: str) -> None:
     recipe = TrainingConfig(epochs=1, batch_size=32, precision=precision)  # type: ignore[arg-type]
-    trained = train_recipe(lambda: RealNVP((3,)), recipe, normal(), normal(), verbose=0)
+    small = {"num_couplings": 2, "hidden_units": (8,)}
+    trained = train_recipe(lambda: RealNVP((3,), **small), recipe, normal(), normal(), verbose=0)
     hidden = {layer.compute_dtype for layer in trained.model._flatten_layers() if "hidden" in layer.name}
     assert hidden == ({"bfloat16"} if precision == "mixed_bfloat16" else {"float32"})
     assert {weight.dtype for weight in trained.model.trainable_weights} == {"float32"}
@@ -141,14 +142,14 @@ def test_a_set_without_a_test_split_is_measured_on_its_validation_split(tmp_path
     for number in range(40):
         pixels = random.randint(0, 256, (8, 8, 3)).astype(np.uint8)
         Image.fromarray(pixels).save(tmp_path / f"{number:03d}.png")
-    content = registry.get_config("test_realnvp").model_dump(mode="json")
+    content = registry.get_config("test_nice").model_dump(mode="json")
     content |= {"name": "test_folder", "weights": {}}
     content["data"] = {
         "source": "image_folder",
         "options": {"path": str(tmp_path), "validation": 16, "test": 0},
         "measured_on": "validation",
     }
-    content["model"] |= {"event_shape": [8, 8, 3], "args": {"num_levels": 1, "filters": 8, "blocks": 1}}
+    content["model"] |= {"event_shape": [8, 8, 3], "args": {"num_couplings": 2, "hidden_units": [8]}}
     registry.register_config(parse_config(content))
     result = flowzoo.train("test_folder", out=tmp_path / "out", epochs=1, verbose=0)
     card = json.loads((tmp_path / "out" / "test_folder" / "card.json").read_text())

@@ -1,4 +1,4 @@
-"""Pairs for reflow and distillation: noises, and the ends of a teacher's paths from them."""
+"""Pairs for reflow and distillation: noises, and the ends of a teacher's paths from them; single colours."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from flowzoo.models import checks
 from flowzoo.models.flow_matching import FlowMatching
 from flowzoo.models.pair_matching import pair_noise, transport
 
-_ROWS = 0xF24  # the stream that draws the conditions
+# Streams of a seed: the rows of conditions, single colours, and the noise that dequantises those.
+_ROWS, _COLOURS, _DEQUANTISED = 0xF24, 0xF25, 0xF26
 
 
 def pool_of(teacher: FlowMatching, condition: Any = None) -> tf.Tensor | None:
@@ -82,3 +83,31 @@ class PairMaker:
                 "(max_steps of dopri5)."
             )
         return found
+
+    def single_colours(self, count: int, dtype: Any) -> np.ndarray:
+        """Return images of a single colour, half of them grey, as the velocity sees them at t = 1.
+
+        A teacher that never saw such an image can send it along a path from which float32 does not come back
+        exactly.
+
+        Args:
+            count: how many, functions of the seed.
+            dtype: of the result, [count, *latent_shape].
+
+        Raises:
+            ValueError: the teacher's data are no images of whole numbers.
+        """
+        shape = self.teacher.event_shape
+        if not self.teacher.discrete or len(shape) != 3:
+            kind = "discrete" if self.teacher.discrete else "continuous"
+            raise ValueError(
+                f"Single colours are for images [height, width, channels] of whole numbers. "
+                f"{self.teacher.name} has {kind} data of shape {shape}"
+            )
+        uniform = random.uniform([count, shape[-1]], random.fold_in(self.seed, _COLOURS))
+        grey = tf.range(count)[:, None] % 2 == 0
+        colour = tf.floor(self.teacher.num_values * tf.where(grey, uniform[:, :1], uniform))
+        x = tf.broadcast_to(tf.cast(colour, tf.int32)[:, None, None], [count, *shape])
+        number = tf.range(count, dtype=tf.int64)
+        seed = random.fold_in(self.seed, _DEQUANTISED)
+        return np.asarray(self.teacher.preprocessed(x, self.conditions(number), seed)).astype(dtype)

@@ -31,7 +31,8 @@ class PairMatching:
     A batch is x, or x and its condition, as the layers take it (class labels one-hot). Without `noises` x is
     the pairs, [batch, 2, *latent_shape]: noise and goal. With it x is the goals alone, [batch,
     *latent_shape], and the condition is [batch, 1 + k]: the number of the pair, from which its noise is
-    drawn anew (`pair_noise`), and the k entries of the condition. Pairs in memory are so half as large.
+    drawn anew (`pair_noise`), and the k entries of the condition. Pairs in memory are so half as large. A
+    pair whose number is below 0 stays where it is: its goal is its noise as well.
 
     Attributes:
         one_step: whether to distil one step.
@@ -50,8 +51,10 @@ class PairMatching:
         x = tf.cast(x, flow.compute_dtype)
         if self.noises is not None:
             number, condition = tf.cast(condition[:, 0], tf.int64), condition[:, 1:]
+            x = tf.ensure_shape(x, [None, *flow.latent_shape])
             z = pair_noise(number, self.noises, flow.latent_shape, flow.compute_dtype)
-            x = tf.stack([z, tf.ensure_shape(x, [None, *flow.latent_shape])], axis=1)
+            still = tf.reshape(number < 0, [-1, *[1] * len(flow.latent_shape)])
+            x = tf.stack([tf.where(still, x, z), x], axis=1)
         shape = flow.chain.condition_shape
         if shape is None:
             return x, None, weight

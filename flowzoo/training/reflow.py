@@ -1,7 +1,8 @@
 """Reflow as a recipe: pairs that a teacher makes once, and a student that starts from its weights.
 
 Pair i is a noise, drawn from the seed and i, and the end of the teacher's path from it, before the
-preprocessing is undone. The first `held_out` pairs are for validation. In memory lie the ends alone (40,000
+preprocessing is undone. The first `held_out` pairs are for validation; after the others come `still` images
+of a single colour, for training, which are both ends of their pairs. In memory lie the ends alone (40,000
 of 64x64x3: 1 GB): the noise of a pair is drawn anew in each step. Ends of discrete data are float16, which
 errs by less than a tenth of a value (of 256 on [-1, 1]: by 0.06 at most), below what the teacher's solver
 errs by; uint8 would err by half of one. Ends of other data are float32.
@@ -98,6 +99,8 @@ def prepare(
     maker = StoredPairs(teacher, config, _pool(teacher, conditions))
     goals = maker.first_goals(held_out + num, None if saving is None else saving.states.pairs)
     marks = maker.marks(held_out + num)
+    if config.still:
+        goals, marks = maker.with_still(goals, marks, min(config.still, num))
     name = f"pairs of {teacher.name} {maker.fingerprint}"
     parts = {"train": slice(held_out, None), "validation": slice(held_out)}
     train, validation = (
@@ -214,6 +217,17 @@ class StoredPairs(PairMaker):
         if condition is None:
             return marks
         return np.concatenate([marks, np.reshape(condition, [count, -1]).astype("float32")], axis=1)
+
+    def with_still(self, goals: np.ndarray, marks: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+        """Append images of a single colour, and marks which say that they stay where they are.
+
+        Raises:
+            ValueError: the data are no images of whole numbers.
+        """
+        still = self.marks(count)
+        still[:, 0] = -1.0
+        colours = self.single_colours(count, self._dtype)
+        return np.concatenate([goals, colours]), np.concatenate([marks, still])
 
 
 def _read(path: Path, part: np.ndarray) -> bool:

@@ -21,8 +21,8 @@ import flowzoo
 from flowzoo import quantization, registry, weights
 from flowzoo.layers import AffineCoupling, Chain, LULinear, Repeat
 from flowzoo.models import compact_graph, families, saved_model
-from flowzoo.models.continuous import ContinuousModel
 from flowzoo.models.compact_graph import compact
+from flowzoo.models.continuous import ContinuousModel
 from flowzoo.models.glow import Glow
 from flowzoo.models.tarflow import TarFlow
 from flowzoo.networks import MLP

@@ -293,6 +293,46 @@ def test_a_picture_of_16_bits_keeps_its_greys(tmp_path):
         read_pictures([tmp_path / "x.tif"], (2, 2, 1))
 
 
+# --- Sound --------------------------------------------------------------------------------------------------
+
+
+def sound(container: str, coding: str) -> bytes:
+    import soundfile
+
+    buffer = io.BytesIO()
+    soundfile.write(buffer, np.zeros(9000), 8000, format=container, subtype=coding)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [("AIFF", "PCM_16"), ("AU", "PCM_16"), ("CAF", "PCM_16"), ("MP3", "MPEG_LAYER_III")]
+    + [("OGG", "OPUS"), ("WAV", "IMA_ADPCM"), ("WAV", "GSM610"), ("WAV", "G721_32"), ("RF64", "PCM_16")],
+)
+def test_sound_of_other_kinds_reaches_no_decoder(tmp_path, monkeypatch, kind):
+    import soundfile
+
+    (tmp_path / "x.wav").write_bytes(sound(*kind))
+    asked = []
+    monkeypatch.setattr(soundfile, "SoundFile", lambda *args: asked.append(args))
+    with pytest.raises(DataError, match="none of WAV, FLAC, OGG|coding .*of (WAV|OGG)"):
+        open_source("audio_folder", path=tmp_path, length=4, validation=0, test=0)
+    assert asked == []
+
+
+@pytest.mark.parametrize("claimed", [10**10, 2**27])
+def test_sound_that_claims_billions_of_samples_takes_no_memory(tmp_path, claimed):
+    import psutil
+
+    raw = bytearray(sound("FLAC", "PCM_16"))
+    raw[18:26] = (int.from_bytes(raw[18:26], "big") >> 36 << 36 | claimed).to_bytes(8, "big")
+    (tmp_path / "x.flac").write_bytes(raw)
+    before = psutil.Process().memory_info().rss
+    with pytest.raises(DataError, match=r"x\.flac: "):
+        open_source("audio_folder", path=tmp_path, length=4, validation=0, test=0).x[:1]
+    assert psutil.Process().memory_info().rss - before < 64 * 2**20
+
+
 # --- Cards --------------------------------------------------------------------------------------------------
 
 

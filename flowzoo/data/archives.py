@@ -1,4 +1,4 @@
-"""Image files in a folder or an archive, read by name.
+"""Files of one kind in a folder or an archive, pictures or sound, read by name.
 
 Nothing is ever unpacked to the disk, and an archive whose names point outside it is refused all the same.
 """
@@ -21,10 +21,9 @@ from flowzoo.bounded import BoundedStream, bound, read_member
 from flowzoo.errors import DataError
 
 MAX_FILE_BYTES = 256 * 2**20
-"""An image file larger than this is refused: no picture is, and a compressed member may be a bomb."""
+"""A larger file is refused: no picture is, recordings can be cut, and a compressed member may be a bomb."""
 
 _TAR_BLOCK = 512
-_ENDINGS = {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 _PACKED: tuple[tuple[bytes, Callable[[Path], IO[bytes]]], ...] = (
     (b"\x1f\x8b", lambda path: cast(IO[bytes], gzip.open(path))),
     (b"BZh", lambda path: bz2.open(path)),
@@ -33,8 +32,34 @@ _PACKED: tuple[tuple[bytes, Callable[[Path], IO[bytes]]], ...] = (
 
 
 @dataclass(frozen=True)
-class ImageFileSet:
-    """The image files of a folder or an archive.
+class FileKind:
+    """Which files are looked for.
+
+    Attributes:
+        name: What they are, for the message that there are none: `"images"`.
+        endings: The endings of their names, in small letters.
+    """
+
+    name: str
+    endings: frozenset[str]
+
+    def has(self, name: str) -> bool:
+        """Tells by its name whether a file is of this kind; hidden files are not."""
+        parts = PurePosixPath(name).parts
+        hidden = any(part.startswith((".", "__MACOSX")) and part not in (".", "..") for part in parts)
+        return PurePosixPath(name).suffix.lower() in self.endings and not hidden
+
+
+IMAGES = FileKind(
+    "images",
+    frozenset((".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")),
+)
+SOUND = FileKind("sound", frozenset((".flac", ".oga", ".ogg", ".wav", ".wave")))
+
+
+@dataclass(frozen=True)
+class FileSet:
+    """The files of one kind in a folder or an archive.
 
     Attributes:
         names: Their names relative to the folder or inside the archive, sorted.
@@ -45,25 +70,26 @@ class ImageFileSet:
     read: Callable[[str], bytes]
 
 
-def open_image_files(path: Path) -> ImageFileSet:
-    """Lists the images of a folder, a ZIP archive or a tar archive (plain, gzip, bzip2 or xz).
+def open_files(path: Path, kind: FileKind) -> FileSet:
+    """Lists the files of a kind in a folder, a ZIP archive or a tar archive (plain, gzip, bzip2 or xz).
 
     Args:
         path: The folder or archive.
+        kind: Which files: `IMAGES` or `SOUND`.
 
     Returns:
-        The images, sorted by name. Hidden files and files of other types are left out.
+        The files, sorted by name. Hidden files and files of other kinds are left out.
 
     Raises:
-        DataError: The archive is truncated or corrupt, or unsafe; or there are no images.
+        DataError: The archive is truncated or corrupt, or unsafe; or there are no files of the kind.
     """
     try:
         if path.is_dir():
-            sizes, read = _folder(path)
+            sizes, read = _folder(path, kind)
         elif zipfile.is_zipfile(path):
-            sizes, read = _zip(path)
+            sizes, read = _zip(path, kind)
         else:
-            sizes, read = _tar(path)
+            sizes, read = _tar(path, kind)
     except DataError:
         raise
     except tarfile.ReadError as error:
@@ -73,20 +99,13 @@ def open_image_files(path: Path) -> ImageFileSet:
     except Exception as error:  # what Python's readers raise at corrupt bytes is of a dozen kinds
         raise DataError(f"{path}: cannot be read, it may be truncated or corrupt: {error}") from error
     if not sizes:
-        raise DataError(f"{path}: no images in it. Accepted: {', '.join(sorted(_ENDINGS))}.")
+        raise DataError(f"{path}: no {kind.name} in it. Accepted: {', '.join(sorted(kind.endings))}.")
     for name, size in sizes.items():
         _refuse_large(path, name, size)
-    return ImageFileSet(tuple(sorted(sizes)), _explained(path, read))
+    return FileSet(tuple(sorted(sizes)), _explained(path, read))
 
 
 Listing = tuple[dict[str, int], Callable[[str], bytes]]
-
-
-def is_image(name: str) -> bool:
-    """Tells by its name whether a file counts as an image; hidden files do not."""
-    parts = PurePosixPath(name).parts
-    hidden = any(part.startswith((".", "__MACOSX")) and part not in (".", "..") for part in parts)
-    return PurePosixPath(name).suffix.lower() in _ENDINGS and not hidden
 
 
 def _refuse_unsafe(path: Path, name: str) -> None:
@@ -111,20 +130,20 @@ def _explained(path: Path, read: Callable[[str], bytes]) -> Callable[[str], byte
     return explained
 
 
-def _folder(path: Path) -> Listing:
+def _folder(path: Path, kind: FileKind) -> Listing:
     files = (file for file in path.rglob("*") if file.is_file())
     sizes = {file.relative_to(path).as_posix(): file.stat().st_size for file in files}
-    images = {name: size for name, size in sizes.items() if is_image(name)}
-    return images, lambda name: (path / name).read_bytes()
+    chosen = {name: size for name, size in sizes.items() if kind.has(name)}
+    return chosen, lambda name: (path / name).read_bytes()
 
 
-def _zip(path: Path) -> Listing:
+def _zip(path: Path, kind: FileKind) -> Listing:
     archive = zipfile.ZipFile(path)
     for name in archive.namelist():
         _refuse_unsafe(path, name)
     sizes = {member.filename: member.file_size for member in archive.infolist() if not member.is_dir()}
-    images = {name: size for name, size in sizes.items() if is_image(name)}
-    return images, lambda name: read_member(archive, name, MAX_FILE_BYTES)
+    chosen = {name: size for name, size in sizes.items() if kind.has(name)}
+    return chosen, lambda name: read_member(archive, name, MAX_FILE_BYTES)
 
 
 @contextmanager
@@ -146,13 +165,13 @@ def _unpacker(path: Path) -> Callable[[Path], IO[bytes]] | None:
     return next((opener for magic, opener in _PACKED if start.startswith(magic)), None)
 
 
-def _tar(path: Path) -> Listing:
-    return _plain_tar(path) if _unpacker(path) is None else _packed_tar(path)
+def _tar(path: Path, kind: FileKind) -> Listing:
+    return _plain_tar(path, kind) if _unpacker(path) is None else _packed_tar(path, kind)
 
 
-def _plain_tar(path: Path) -> Listing:
+def _plain_tar(path: Path, kind: FileKind) -> Listing:
     with open_tar(path) as archive:
-        members = _members(path, archive)
+        members = _members(path, archive, kind)
         sizes = {member.name: member.size for member in members}
         offsets = {member.name: member.offset_data for member in members}
     handle = path.open("rb", buffering=0)
@@ -171,17 +190,17 @@ def _plain_tar(path: Path) -> Listing:
     return sizes, read
 
 
-def _packed_tar(path: Path) -> Listing:
+def _packed_tar(path: Path, kind: FileKind) -> Listing:
     # It cannot be read from the middle: the files, still coded, are kept in memory.
     with open_tar(path) as archive:
-        contents = {member.name: _member(archive, member) for member in _members(path, archive)}
+        contents = {member.name: _member(archive, member) for member in _members(path, archive, kind)}
     return {name: len(content) for name, content in contents.items()}, contents.__getitem__
 
 
-def _members(path: Path, archive: tarfile.TarFile) -> list[tarfile.TarInfo]:
+def _members(path: Path, archive: tarfile.TarFile, kind: FileKind) -> list[tarfile.TarInfo]:
     for name in archive.getnames():
         _refuse_unsafe(path, name)
-    members = [member for member in archive.getmembers() if member.isreg() and is_image(member.name)]
+    members = [member for member in archive.getmembers() if member.isreg() and kind.has(member.name)]
     for member in members:
         if member.issparse():  # a few bytes that stand for any number of zeros
             raise DataError(f"{path}: {member.name} is a sparse file; pack it as a plain one.")

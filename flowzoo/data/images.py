@@ -9,33 +9,16 @@ from typing import Any, Literal
 
 import numpy as np
 
-from flowzoo.data.archives import is_image, open_image_files
+from flowzoo.data.archives import IMAGES, open_files
 from flowzoo.data.decoding import decoded
+from flowzoo.data.lazy import Lazy
 from flowzoo.data.source import Examples
 from flowzoo.errors import DataError
 
 Crop = Literal["center"] | int | float | None
 
 
-class _Lazy:
-    """What examples share that are made when they are asked for."""
-
-    shape: tuple[int, ...]
-
-    def __len__(self) -> int:
-        """The number of examples."""
-        return self.shape[0]
-
-    def __getitem__(self, rows: Any) -> np.ndarray:  # noqa: ANN401
-        """The examples of an array of row numbers, of a slice, or of one number."""
-        raise NotImplementedError
-
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:  # noqa: ANN401
-        """All examples."""
-        return np.asarray(self[:], dtype=dtype)
-
-
-class ImageExamples(_Lazy):
+class ImageExamples(Lazy):
     """Image files as examples `[N, height, width, channels]` of uint8.
 
     An index of rows decodes the images of these rows, and keeps them if `cache` is set. The store for them
@@ -111,7 +94,7 @@ class ImageExamples(_Lazy):
         )
 
 
-class Mirrored(_Lazy):
+class Mirrored(Lazy):
     """Examples, and after them their mirror images: left is right."""
 
     def __init__(self, examples: Examples) -> None:
@@ -128,7 +111,7 @@ class Mirrored(_Lazy):
         return np.where(turned, found[..., ::-1, :], found)
 
 
-class FewerBits(_Lazy):
+class FewerBits(Lazy):
     """Examples of 8 bits whose lowest bits are cut off, as in papers that model 5 bits a channel."""
 
     dtype = np.dtype(np.uint8)
@@ -209,10 +192,10 @@ def read_pictures(paths: Sequence[Path], event_shape: tuple[int, ...], crop: Cro
     height, width, channels = event_shape
     found: list[tuple[str, bytes]] = []
     for path in paths:
-        if path.is_file() and is_image(path.name):
+        if path.is_file() and IMAGES.has(path.name):
             found.append((str(path), path.read_bytes()))
             continue
-        files = open_image_files(path)
+        files = open_files(path, IMAGES)
         found += [(f"{path}: {name}", files.read(name)) for name in files.names]
     return np.stack(
         [

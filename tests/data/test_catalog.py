@@ -25,7 +25,7 @@ def test_the_promised_sources_are_there():
     assert toys <= set(list_sources("toy"))
     assert {"digits", "iris", "wine", "breast_cancer", "diabetes"} <= set(list_sources("sklearn"))
     files = {"mnist", "fashion_mnist", "idx", "image_folder", "npz", "csv", "parquet", "adbench", "tfds"}
-    assert files <= set(list_sources())
+    assert files | {"audio_folder"} <= set(list_sources())
     assert list_sources() == sorted(list_sources())
 
 

@@ -6,10 +6,8 @@ import bz2
 import functools
 import gzip
 import io
-import lzma
 import random
 import struct
-import tarfile
 import tempfile
 import warnings
 import zipfile
@@ -27,19 +25,23 @@ from flowzoo.cli.files import read_examples
 from flowzoo.data import open_source
 from flowzoo.data.images import read_pictures
 from flowzoo.errors import DataError
+from tests.fuzz.archives import (
+    archives_of,
+    lying_zip,
+    nothing_may_appear,
+    odd_tar,
+    odd_zip,
+    same_names,
+    short_zip,
+    sparse_tar,
+    tar_of,
+    zip_of,
+)
 from tests.fuzz.harness import GIB, Defect, Target, must_be_finite
 from tests.fuzz.mutate import NUMBERS, mutate
 
 # All that a reader of pictures may say of bad ones.
 CLEAN = (DataError,)
-OUTSIDE = "outside"
-_NAMES = (
-    "../outside.png", "/tmp/flowzoo-fuzz-outside.png", "a/../../outside.png", "..\\outside.png",
-    "C:\\outside.png",
-    "a//b.png", "./x.png", "~/x.png", "x.png\0.txt", "x" * 300 + ".png", "é\u202e.png", " .png", ".png",
-    "a/", "",
-    "x.PNG", "x.jpeg", "x.eps", "__MACOSX/x.png", "%2e%2e/x.png", "con.png", "x.png/y.png",
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,7 @@ def world() -> Iterator[World]:
         pictures = list(_pictures())
         made = World(inside, pictures)
         made.archives.extend(
-            _archives([(f"{i}{ending}", raw) for i, (ending, raw) in enumerate(pictures[:3])])
+            archives_of([(f"{i}{ending}", raw) for i, (ending, raw) in enumerate(pictures[:3])])
         )
         yield made
 
@@ -128,38 +130,6 @@ def _text() -> Any:
     return info
 
 
-def _archives(files: list[tuple[str, bytes]]) -> Iterator[tuple[str, bytes]]:
-    for method in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA):
-        yield ".zip", _zip(files, method)
-    plain = _tar([(name, raw, {}) for name, raw in files])
-    yield from ((".tar", plain), (".tar", _tar([(name, raw, {}) for name, raw in files], tarfile.PAX_FORMAT)))
-    yield from (
-        (".tgz", gzip.compress(plain)),
-        (".tar.bz2", bz2.compress(plain)),
-        (".txz", lzma.compress(plain)),
-    )
-
-
-def _zip(files: list[tuple[str, bytes]], method: int = zipfile.ZIP_DEFLATED) -> bytes:
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", method) as archive:
-        for name, raw in files:
-            archive.writestr(zipfile.ZipInfo(name), raw, method)
-    return buffer.getvalue()
-
-
-def _tar(files: list[tuple[str, bytes, dict[str, Any]]], form: int = tarfile.GNU_FORMAT) -> bytes:
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w", format=form) as archive:
-        for name, raw, attributes in files:
-            info = tarfile.TarInfo(name)
-            info.size = len(raw)
-            for key, value in attributes.items():
-                setattr(info, key, value)
-            archive.addfile(info, io.BytesIO(raw))
-    return buffer.getvalue()
-
-
 # --- Inputs -------------------------------------------------------------------------------------------------
 
 
@@ -194,27 +164,6 @@ def _options(r: random.Random) -> dict[str, Any]:
     return options
 
 
-def _odd_zip(r: random.Random, world: World) -> tuple[str, bytes]:
-    files = [(r.choice(_NAMES), world.sound) for _ in range(r.randint(1, 3))]
-    return "x.zip", _zip([*files, ("good.png", world.sound)])
-
-
-def _lying_zip(r: random.Random, world: World) -> tuple[str, bytes]:
-    """Says another size, sum or method in one of the two places where a ZIP says it."""
-    raw = bytearray(_zip([("a.png", world.sound), ("b.png", b"\0" * 1000)], r.choice((0, 8))))
-    central = raw.rindex(b"PK\1\2")
-    field_at = r.choice(
-        (central + 10, central + 16, central + 20, central + 24, central + 28, 8, 14, 18, 22, 26)
-    )
-    struct.pack_into("<I", raw, field_at, r.choice(NUMBERS) % 2**32)
-    return "x.zip", bytes(raw)
-
-
-def _same_names(r: random.Random, world: World) -> tuple[str, bytes]:
-    files = [("x.png", world.sound), ("x.png", b"other"), ("x.png", world.sound)]
-    return ("x.zip", _zip(files)) if r.random() < 0.5 else ("x.tar", _tar([(n, raw, {}) for n, raw in files]))
-
-
 def _bomb(r: random.Random, world: World) -> tuple[str, bytes]:
     """A few kilobytes that unpack to megabytes; what they unpack to is no picture."""
     return r.choice(_bombs(r.choice((10**6, 2 * 10**7)), world.sound))
@@ -223,36 +172,14 @@ def _bomb(r: random.Random, world: World) -> tuple[str, bytes]:
 @functools.cache
 def _bombs(size: int, sound: bytes) -> list[tuple[str, bytes]]:
     zeros = bytes(size)
-    tar = _tar([("x.png", zeros, {}), ("y.png", sound, {})])
+    tar = tar_of([("x.png", zeros, {}), ("y.png", sound, {})])
     return [
-        ("x.zip", _zip([("x.png", zeros)])),
-        ("x.zip", _zip([("x.png", zeros)], zipfile.ZIP_BZIP2)),
+        ("x.zip", zip_of([("x.png", zeros)])),
+        ("x.zip", zip_of([("x.png", zeros)], zipfile.ZIP_BZIP2)),
         ("x.png", _png(4, 4, 8, 2, zlib.compress(zeros))),
         ("x.tgz", gzip.compress(tar)),
         ("x.tar.bz2", bz2.compress(tar)),
     ]
-
-
-def _odd_tar(r: random.Random, world: World) -> tuple[str, bytes]:
-    kinds = (tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.FIFOTYPE, tarfile.DIRTYPE,
-    tarfile.CONTTYPE,
-             tarfile.GNUTYPE_SPARSE, tarfile.XHDTYPE, tarfile.GNUTYPE_LONGNAME, b"Z")  # fmt: skip
-    attributes = {
-        "type": r.choice(kinds),
-        "linkname": r.choice(("/etc/passwd", "../outside.png", "good.png", "")),
-    }
-    files = [(r.choice(_NAMES), world.sound, attributes if r.random() < 0.7 else {}) for _ in range(2)]
-    raw = bytearray(
-        _tar([*files, ("good.png", world.sound, {})], r.choice((tarfile.GNU_FORMAT, tarfile.PAX_FORMAT)))
-    )
-    if r.random() < 0.5:  # a size that lies, with a sum that is right
-        raw[124:136] = r.choice(
-            (b"77777777777\0", b"00000000000\0", b"-0000000001\0", b"\x80" + b"\xff" * 11, b"9" * 12)
-        )
-        raw[148:156] = b" " * 8
-        raw[148:156] = b"%06o\0 " % sum(raw[:512])
-    packed = bytes(raw)
-    return r.choice((("x.tar", packed), ("x.tgz", gzip.compress(packed, 1))))
 
 
 def _png(width: int, height: int, depth: int, colour: int, data: bytes, extra: bytes = b"") -> bytes:
@@ -295,10 +222,14 @@ def _files(r: random.Random, world: World) -> tuple[str, bytes]:
     return name, r.choice((b"", b"PK\5\6" + b"\0" * 18, b"\0" * 10240, b"\x1f\x8b", b"PK", r.randbytes(200)))
 
 
+def _of_pictures(make: Callable[[random.Random, bytes, str], tuple[str, bytes]]) -> Callable:
+    return lambda r, world: make(r, world.sound, ".png")
+
+
+_ODD_ZIP, _LYING_ZIP, _ODD_TAR = map(_of_pictures, (odd_zip, lying_zip, odd_tar))
 _MADE: tuple[Callable[[random.Random, World], tuple[str, bytes]], ...] = (
-    _odd_zip, _odd_zip, _lying_zip, _lying_zip, _same_names, _bomb, _odd_tar, _odd_tar, _lying_png,
-    _lying_png,
-    _lying_head, _files,
+    _ODD_ZIP, _ODD_ZIP, _LYING_ZIP, _LYING_ZIP, _of_pictures(same_names), _bomb, _ODD_TAR, _ODD_TAR,
+    _lying_png, _lying_png, _lying_head, _files,
 )  # fmt: skip
 
 
@@ -313,9 +244,7 @@ def attempt(world: World, given: Given) -> str:
         x = _read(path, given)
     finally:
         path.unlink()
-        left = [entry.name for entry in (*world.folder.iterdir(), *world.folder.parent.iterdir())]
-        if left != ["data"] or Path("/tmp/flowzoo-fuzz-outside.png").exists():
-            raise Defect(f"files appeared: {left}")
+        nothing_may_appear(world.folder)
     if x.dtype != np.uint8 or x.ndim != 4 or not x.size:
         raise Defect(f"pictures of type {x.dtype} and shape {x.shape}")
     must_be_finite(x, "pictures")
@@ -331,21 +260,6 @@ def _read(path: Path, given: Given) -> np.ndarray:
     return np.asarray(source.x[:])
 
 
-def _sparse(world: World) -> Given:
-    raw = bytearray(_tar([("x.png", world.sound, {"type": tarfile.GNUTYPE_SPARSE})]))
-    raw[483:495] = b"77777777777\0"  # the size that it has when its holes are filled with zeros
-    raw[148:156] = b" " * 8
-    raw[148:156] = b"%06o\0 " % sum(raw[:512])
-    return Given("x.tgz", gzip.compress(bytes(raw)), "pictures", {"channels": 3})
-
-
-def _short_zip(world: World) -> Given:
-    """Says that a file of ten million bytes has ten: zipfile unpacks it all before it cuts it."""
-    raw = bytearray(_zip([("x.png", bytes(10**7))]))
-    struct.pack_into("<I", raw, raw.rindex(b"PK\1\2") + 24, 10)
-    return Given("x.zip", bytes(raw), "pictures", {"channels": 3})
-
-
 KNOWN: dict[str, Callable[[World], Given]] = {
     # 178 million pixels were decoded, a gigabyte a thread.
     "a picture of 178 million pixels": lambda world: Given(
@@ -356,8 +270,12 @@ KNOWN: dict[str, Callable[[World], Given]] = {
     "PostScript by another name": lambda world: Given(
         "x.png", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n", "examples"
     ),
-    "a sparse file of eight gigabytes": _sparse,
-    "a ZIP that says too little": _short_zip,
+    "a sparse file of eight gigabytes": lambda world: Given(
+        "x.tgz", sparse_tar(world.sound, ".png"), "pictures", {"channels": 3}
+    ),
+    "a ZIP that says too little": lambda world: Given(
+        "x.zip", short_zip(".png"), "pictures", {"channels": 3}
+    ),
     "a bzip2 bomb in a ZIP": lambda world: Given(
         "x.zip", _bombs(10**6, world.sound)[1][1], "source", {"size": 4}
     ),

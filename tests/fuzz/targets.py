@@ -10,6 +10,7 @@ _NAMES = (
     "configs",
     "arguments",
     "images",
+    "audio",
     "tables",
     "records",
     "requests",

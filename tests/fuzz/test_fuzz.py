@@ -23,6 +23,7 @@ SHORT = {
     "configs": 400,
     "arguments": 100,
     "images": 400,
+    "audio": 600,
     "tables": 300,
     "records": 60,
     "requests": 150,
@@ -192,6 +193,12 @@ def _bare_pillow(raw: bytes, mode: str | None, where: str, upright: bool = True)
     return Image.open(io.BytesIO(raw)).convert(mode or "RGB")
 
 
+def _bare_soundfile(raw: bytes, where: str) -> np.ndarray:
+    import soundfile
+
+    return soundfile.read(io.BytesIO(raw), dtype="float32")[0]
+
+
 def _saved_unseen(self: Any, path: str, sha256: str) -> None:
     (self.folder / path).parent.mkdir(parents=True, exist_ok=True)
     (self.folder / path).write_bytes(b"".join(self._chunks(path, self.left)))
@@ -201,6 +208,7 @@ BROKEN: dict[str, list[tuple[str, Any]]] = {
     "configs": [("flowzoo.config_errors._bounds", lambda metadata: iter([None[0]]))],
     "arguments": [("flowzoo.cli.app.code_of", lambda error: 7)],
     "images": [("flowzoo.data.images.decoded", _bare_pillow)],
+    "audio": [("flowzoo.data.audio.decoded", _bare_soundfile)],
     "tables": [("flowzoo.arrays._parsed", _trusting_npy)],
     "records": [("flowzoo.data.record_reader._unless_corrupt", lambda whole, value, path: value)],
     "weights": [("flowzoo.manifest._differences", lambda folder, manifest: iter(()))],

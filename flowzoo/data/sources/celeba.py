@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from flowzoo.data.archives import open_image_files
+from flowzoo.data.archives import IMAGES, open_files
 from flowzoo.data.catalog import register_source
 from flowzoo.data.files import missing, search_folders
 from flowzoo.data.images import ImageExamples, prepared
@@ -70,7 +70,7 @@ def celeba(
         cache: Whether to keep decoded images in memory.
     """
     path = _find(search_folders(data_dir, ["celeba"]))
-    files = open_image_files(path)
+    files = open_files(path, IMAGES)
     names = _of_split(files.names, split, (validation, test), str(path))
     images = ImageExamples(
         names, files.read, size=(size, size), crop=_CROP, channels=3, where=str(path), cache=cache

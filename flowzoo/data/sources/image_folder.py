@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from flowzoo.data.archives import open_image_files
+from flowzoo.data.archives import IMAGES, open_files
 from flowzoo.data.catalog import register_source
 from flowzoo.data.files import find_path
 from flowzoo.data.images import ImageExamples, prepared
@@ -61,7 +61,7 @@ def image_folder(
         cache: Whether to keep decoded images in memory.
     """
     path = find_path(path, "Images")
-    files = open_image_files(path)
+    files = open_files(path, IMAGES)
     names, condition, classes = _chosen(files.names, split, labels, (validation, test), str(path))
     examples = ImageExamples(
         names,

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from flowzoo.data.archives import open_image_files
+from flowzoo.data.archives import IMAGES, open_files
 from flowzoo.data.catalog import register_source
 from flowzoo.data.files import missing, search_folders
 from flowzoo.data.images import ImageExamples
@@ -54,7 +54,7 @@ def imagenet(
     """
     name = f"{'valid' if split == 'test' else 'train'}_{size}x{size}"
     path = _find(name, search_folders(data_dir, ["imagenet"]))
-    files = open_image_files(path)
+    files = open_files(path, IMAGES)
     names = list(files.names)
     if split != "test":
         names = names[split_range(len(names), split, validation=0.01, test=0, where=str(path))]

@@ -21,6 +21,9 @@ Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 """A number that is not negative."""
 
+Share = Annotated[float, Field(gt=0, le=1, strict=True)]
+"""A share of something, all of it at most."""
+
 Part = Annotated[int, Field(ge=0, strict=True)] | Annotated[float, Field(ge=0, lt=1, strict=True)]
 """A part of a data set: so many examples (an int), or such a fraction of them (a float)."""
 

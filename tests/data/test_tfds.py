@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import io
+
 import numpy as np
 import pytest
 import tensorflow as tf
 import tensorflow_datasets as tfds
+from PIL import Image
 
 from flowzoo.data import SPLITS, open_source, pipeline
+from flowzoo.data.images import decode_image
 from flowzoo.errors import DataError, MissingDataError, UnknownNameError
 
 COUNT = 50
@@ -63,6 +67,25 @@ def columns(count, start):
     }
 
 
+# As celeb_a is: a picture among other features, no pair, splits of its own.
+FACES = {"train": 12, "validation": 3, "test": 3}
+FACE_FEATURES = {
+    "image": tfds.features.Image(shape=(109, 89, 3)),
+    "label": {"Smiling": np.bool_, "Young": np.bool_},
+    "landmarks": {"nose_x": np.int64},
+}
+
+
+def faces(count):
+    shades = np.linspace(0, 255, 89).astype(np.uint8)[None, :, None]
+    pictures = [np.broadcast_to(np.roll(shades, 5 * row, axis=1), (109, 89, 3)) for row in range(count)]
+    return {
+        "image": np.stack(pictures),
+        "label": [{"Smiling": row % 2 == 0, "Young": True} for row in range(count)],
+        "landmarks": [{"nose_x": row} for row in range(count)],
+    }
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("tfds")
@@ -71,6 +94,9 @@ def folder(tmp_path_factory):
     prepare(folder, "lonely", {"train": columns(COUNT, 0)}, FEATURES)
     three = {"train": columns(20, 0), "valid": columns(5, 20), "test": columns(5, 25)}
     prepare(folder, "three", three, FEATURES, pair)
+    some = {key: columns(COUNT, 0)[key] for key in ("label", "position")}
+    prepare(folder, "numbers", {"train": some}, {key: FEATURES[key] for key in some})
+    prepare(folder, "faces", {part: faces(count) for part, count in FACES.items()}, FACE_FEATURES)
     return folder
 
 
@@ -115,6 +141,25 @@ def test_features_are_chosen_and_cast(folder):
     assert condition.dtype == np.float32 and weighted.num_classes is None
 
 
+def test_faces_as_the_recipes_cut_and_mirror_them(folder):
+    options = {"name": "faces", "data_dir": folder, "size": 32, "crop": 148 / 178, "mirror": True}
+    sources = {split: open_source("tfds", split, **options) for split in SPLITS}
+    assert {split: source.size for split, source in sources.items()} == {**FACES, "train": 24}
+    x = sources["train"].head()[0]
+    assert x.shape == (24, 32, 32, 3) and x.dtype == np.uint8
+    np.testing.assert_array_equal(x[12:], x[:12, :, ::-1])
+    assert not np.array_equal(x[:12], x[12:])
+    few = open_source("tfds", "train", **{**options, "mirror": False}, bits=5)
+    assert few.num_values == 32 and few.size == 12
+    np.testing.assert_array_equal(few.head()[0], x[:12] // 8)
+    # As the files of the same pictures are read, within what two ways to resize differ by.
+    for row, picture in enumerate(faces(12)["image"]):
+        raw = io.BytesIO()
+        Image.fromarray(picture).save(raw, "png")
+        alike = decode_image(raw.getvalue(), size=(32, 32), crop=148 / 178, channels=3, where="")
+        assert np.abs(alike.astype(int) - x[row]).max() <= 2
+
+
 def test_crop_and_size(folder):
     options = {"name": "pictures", "data_dir": folder}
     assert open_source("tfds", **options, crop="center").event_shape == (4, 4, 3)
@@ -147,11 +192,14 @@ def test_found_in_the_data_folders(folder, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"name": "lonely"}, "give the option feature.*'image', 'label'"),
+        ({"name": "numbers"}, "give the option feature.*'label', 'position'"),
         ({"name": "lonely", "feature": "imag"}, "no feature 'imag'. Did you mean 'image'"),
         ({"name": "lonely", "feature": "name"}, "feature 'name': must hold numbers"),
         ({"name": "lonely", "feature": "image", "label": "name"}, "a condition must hold numbers"),
-        ({"name": "lonely", "feature": "position", "size": 4}, "size and crop are for images"),
+        ({"name": "lonely", "bits": 9}, "bits takes an integer from 1 to 8, for bytes. Received: 9"),
+        ({"name": "lonely", "feature": "position", "bits": 5}, "for bytes. Received: 5"),
+        ({"name": "lonely", "feature": "position", "mirror": True}, "mirror are for images"),
+        ({"name": "lonely", "feature": "position", "size": 4}, "size, crop and mirror are for images"),
     ],
 )
 def test_refuses(folder, options, message):

@@ -10,7 +10,7 @@ import numpy as np
 
 from flowzoo import paths
 from flowzoo.data.catalog import register_source
-from flowzoo.data.options import Count, Part
+from flowzoo.data.options import Count, Part, Share
 from flowzoo.data.source import Source
 from flowzoo.data.splits import split_range
 from flowzoo.errors import DataError, MissingDataError, UnknownNameError, near_matches
@@ -52,7 +52,9 @@ def tfds(
     feature: str | None = None,
     label: str | None = None,
     size: Count | tuple[Count, Count] | None = None,
-    crop: Literal["center"] | Count | None = None,
+    crop: Literal["center"] | Count | Share | None = None,
+    mirror: bool = False,
+    bits: Count = 8,
     validation: Part = 0.1,
     test: Part = 0.1,
 ) -> Source:
@@ -63,10 +65,14 @@ def tfds(
         name: The data set, as TFDS names it: `"celeb_a"`, `"imagenet_resized/32x32:0.1.0"`.
         data_dir: The folder of prepared data sets; by default `tensorflow_datasets/` in the data folders,
             then TFDS's own folder.
-        feature: The feature that is x; by default the input of the data set's supervised pair.
+        feature: The feature that is x; by default the input of the data set's supervised pair, or else
+            its only image.
         label: The feature that is the condition; by default the target of that pair, if x is its input.
         size: For images, the side, or height and width, to resize to.
-        crop: For images, what to cut from the middle first: `"center"` for the largest square, or a side.
+        crop: For images, what to cut from the middle first: `"center"` for the largest square, a side, or a
+            part of the shorter side.
+        mirror: For images, whether the train split also has every image with left and right exchanged.
+        bits: For images of bytes, how many bits of each value are kept.
         validation: The part of train that becomes validation where there is none, a fraction or a number.
         test: The part of train that becomes test where there is none, likewise.
     """
@@ -76,22 +82,29 @@ def tfds(
     x_key, label_key = _features(builder.info, feature, label)
     stream = builder.as_dataset(split=_instruction(builder.info.splits, split, validation, test, name))
     to_size = (size, size) if isinstance(size, int) else size
-    to_x = _converter(builder.info.features[x_key], to_size, crop, f"{name}, feature {x_key!r}")
+    where = f"{name}, feature {x_key!r}"
+    discrete = builder.info.features[x_key].np_dtype == np.uint8
+    to_x = _converter(
+        builder.info.features[x_key], to_size, crop, mirror, _fewer(bits, discrete, where), where
+    )
     classes = None
     if label_key is None:
-        stream = stream.map(lambda example: to_x(example[x_key]), num_parallel_calls=tf.data.AUTOTUNE)
+        to_parts = [lambda example, flip=flip: to_x(example[x_key], flip) for flip in (False, True)]
     else:
         where = f"{name}, feature {label_key!r}"
         to_label, classes = _label_converter(builder.info.features[label_key], where)
-        stream = stream.map(
-            lambda example: (to_x(example[x_key]), to_label(example[label_key])),
-            num_parallel_calls=tf.data.AUTOTUNE,
-        )
-    discrete = builder.info.features[x_key].np_dtype == np.uint8
+        to_parts = [
+            lambda example, flip=flip: (to_x(example[x_key], flip), to_label(example[label_key]))
+            for flip in (False, True)
+        ]
+    both = to_parts if mirror and split == "train" else to_parts[:1]
+    first, *others = [stream.map(to_part, num_parallel_calls=tf.data.AUTOTUNE) for to_part in both]
+    for other in others:
+        first = first.concatenate(other)
     licence = getattr(builder.info.redistribution_info, "license", None) or ""
     return Source(
-        x=stream,
-        num_values=256 if discrete else None,
+        x=first,
+        num_values=2**bits if discrete else None,
         num_classes=classes,
         licence=licence,
         origin=f"TensorFlow Datasets, {builder.info.full_name}",
@@ -155,10 +168,24 @@ def _features(info: Any, feature: str | None, label: str | None) -> tuple[str, s
             raise DataError(f"TFDS {info.name!r}: no feature {key!r}.{near} It has: {known}.")
     pair = info.supervised_keys
     pair = pair if pair and all(isinstance(key, str) for key in pair[:2]) else (None, None)
-    feature = feature or pair[0] or (known[0] if len(known) == 1 else None)
+    feature = feature or pair[0] or (known[0] if len(known) == 1 else _only_image(info.features))
     if feature is None:
         raise DataError(f"TFDS {info.name!r}: give the option feature, the name of x. It has: {known}.")
     return feature, label or (pair[1] if feature == pair[0] else None)
+
+
+def _only_image(features: Mapping[str, Any]) -> str | None:
+    import tensorflow_datasets as tfds
+
+    images = [key for key in features if isinstance(features[key], tfds.features.Image)]
+    return images[0] if len(images) == 1 else None
+
+
+def _fewer(bits: int, discrete: bool, where: str) -> int:
+    """Returns how many bits are dropped of each value."""
+    if bits > 8 or (bits < 8 and not discrete):
+        raise DataError(f"{where}: bits takes an integer from 1 to 8, for bytes. Received: {bits!r}")
+    return 8 - bits
 
 
 def _instruction(
@@ -185,35 +212,47 @@ def _instruction(
 def _converter(
     feature: Any,  # noqa: ANN401
     size: tuple[int, int] | None,
-    crop: Literal["center"] | int | None,
+    crop: Literal["center"] | int | float | None,
+    mirror: bool,
+    fewer: int,
     where: str,
-) -> Callable[[tf.Tensor], tf.Tensor]:
-    """Makes the function from a feature's value to x: uint8 stays, other numbers become float32."""
+) -> Callable[[tf.Tensor, bool], tf.Tensor]:
+    """Makes the function from a feature's value, and whether to mirror it, to x.
+
+    Bytes stay bytes, less the bits that are dropped; other numbers become float32.
+    """
     dtype = np.dtype(feature.np_dtype)
     if dtype.kind not in "iuf":
         raise DataError(f"{where}: must hold numbers. Received: {dtype}")
-    if (size or crop) and len(feature.shape) != 3:
-        raise DataError(f"{where}: size and crop are for images. Received the shape: {feature.shape}")
+    if (size or crop or mirror) and len(feature.shape) != 3:
+        raise DataError(f"{where}: size, crop and mirror are for images. Received the shape: {feature.shape}")
 
-    def convert(value: tf.Tensor) -> tf.Tensor:
+    def convert(value: tf.Tensor, flip: bool) -> tf.Tensor:
         import tensorflow as tf
 
         value = _resized(value, size, crop) if size or crop else value
+        value = tf.reverse(value, [1]) if flip else value
+        value = tf.bitwise.right_shift(value, tf.constant(fewer, value.dtype)) if fewer else value
         return value if dtype == np.uint8 else tf.cast(value, tf.float32)
 
     return convert
 
 
 def _resized(
-    image: tf.Tensor, size: tuple[int, int] | None, crop: Literal["center"] | int | None
+    image: tf.Tensor, size: tuple[int, int] | None, crop: Literal["center"] | int | float | None
 ) -> tf.Tensor:
     import tensorflow as tf
 
     if crop is not None:
         shape = tf.shape(image)
-        side = tf.minimum(shape[0], shape[1]) if crop == "center" else crop
         static = image.shape[:2].as_list()
-        known = crop if isinstance(crop, int) else (min(static) if None not in static else None)
+        known: int | None = crop if isinstance(crop, int) else None
+        side: Any = crop
+        if not isinstance(crop, int):
+            share = 1.0 if crop == "center" else float(crop)
+            known = round(share * min(static)) if None not in static else None
+            shorter = tf.cast(tf.minimum(shape[0], shape[1]), tf.float64)
+            side = tf.cast(tf.round(tf.constant(share, tf.float64) * shorter), tf.int32)
         top, left = (shape[0] - side) // 2, (shape[1] - side) // 2
         image = tf.image.crop_to_bounding_box(image, top, left, side, side)
         image = tf.ensure_shape(image, [known, known, image.shape[-1]])

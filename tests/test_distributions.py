@@ -15,7 +15,7 @@ from scipy import stats
 
 from flowzoo.bijectors import FlowDistribution
 from flowzoo.distributions import BaseDistribution, Normal, StudentT, Uniform, bases, make_base
-from flowzoo.models import Flow, families
+from flowzoo.models import Flow, FlowMatching, families
 from tests.harness import dtype_policy, integral, randomise
 
 SPECS: dict[str, Any] = {
@@ -306,6 +306,18 @@ def test_every_family_takes_every_kind_of_base(family: str) -> None:
         assert type(twin.base) is type(flow.base) and twin.arguments == flow.arguments
         assert [w.shape for w in twin.weights] == [w.shape for w in flow.weights]
         assert flow.base.trainable_weights
+
+
+def test_flow_matching_starts_from_normal_noise_alone() -> None:
+    """Trained from normal noise, with another base it sampled and scored what it had not learned."""
+    small = FlowMatching.small
+    for base in ("student_t", {"name": "mixture", "components": 2}, StudentT(degrees=3.0)):
+        with pytest.raises(ValueError, match="base takes 'normal' alone. Received: "):
+            FlowMatching((2,), base=base, **small)
+    for base in ("normal", Normal()):
+        assert isinstance(FlowMatching((2,), base=base, **small).base, Normal)
+    others = {name for name, cls in families().items() if "base" not in inspect.signature(cls).parameters}
+    assert others == {"flow_matching"}  # a new family takes any base, or refuses all but one as this one does
 
 
 @pytest.mark.parametrize("spec", LEARNED)

@@ -20,7 +20,8 @@ class Uniform(BaseDistribution):
 
     log p(z) = -D log(high - low) inside, D the size of a latent, and -infinity outside (`high` itself
     counts as inside, since rounding reaches it). It suits layers that take the box to itself, as
-    `CircularCoupling` does between two `Angle` layers. Temperature has no meaning: another than 1 is refused
+    `CircularCoupling` does between two `Angle` layers: any other flow sends data out of the box, and training
+    ends with FloatingPointError. Temperature has no meaning: another than 1 is refused
     where it can be seen and by exports, and ignored inside other graphs.
 
     Args:

@@ -16,6 +16,7 @@ from flowzoo.layers.multiscale import Reshape
 from flowzoo.models.continuous import traces_exactly
 from flowzoo.models.couplings import couple
 from flowzoo.models.flow_matching_arguments import (
+    check_base,
     check_coupling,
     make_velocity,
 )
@@ -103,8 +104,9 @@ class FlowMatching(GuidedModel):
         **kwargs: of `Flow` (name, dtype).
 
     Raises:
-        ValueError: an unknown name, a number out of range, a coupling with a condition that is no class
-            label, guidance or dropout without a condition, or guidance without dropout.
+        ValueError: an unknown name, a number out of range, a base other than the standard normal, a coupling
+            with a condition that is no class label, guidance or dropout without a condition, or guidance
+            without dropout.
         FloatingPointError: (methods called eagerly) "dopri5" did not arrive within `max_steps`.
 
     References:
@@ -186,6 +188,7 @@ class FlowMatching(GuidedModel):
             "num_values": num_values,
             "alpha": alpha,
         }
+        check_base(kwargs.pop("base", "normal"))
         conditional = condition_shape is not None or num_classes is not None
         check_coupling(coupling, entropy, conditional and num_classes is None)
         self.exact_trace = traces_exactly(trace, event_shape)

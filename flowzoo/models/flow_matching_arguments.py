@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
+from flowzoo.distributions import Normal, make_base
 from flowzoo.models.couplings import COUPLINGS
 from flowzoo.networks.unet import UNet
 from flowzoo.networks.velocity import ConcatSquash, ConvConcatSquash, TimeMLP, Velocity
 
 NETWORKS = ("mlp", "concat_squash")
 IMAGE_NETWORKS = ("unet", "conv")
+
+
+def check_base(base: Any) -> None:
+    """Raise ValueError unless a base is the standard normal, whose noise training and both methods assume."""
+    if not isinstance(make_base(base), Normal):
+        raise ValueError(
+            f"Flow matching starts from standard normal noise: base takes 'normal' alone. Received: {base!r}"
+        )
 
 
 def make_velocity(

@@ -32,6 +32,10 @@ class Glow(Flow):
     squeezed, a step holds two checkerboard couplings instead. Vectors take the steps alone, with
     perceptrons. Both directions cost one pass of each network.
 
+    A step takes data h to latents by a = (h - m) exp(-r) (act-norm), v = W a for each pixel, and u = (v_1,
+    (v_2 - t(v_1)) exp(-s(v_1))), equations of the paper's table 1. With n pixels of c channels
+    log |det du/dh| = n (log |det W| - sum of r) - sum of s(v_1).
+
     Args:
         event_shape: shape of one example; (height, width, channels) for images.
         condition_shape: shape of one condition, or None.

@@ -80,7 +80,7 @@ def export(
 
     served = repository.write_repository(folder, base_path, keep=keep, follow=follow)
     talk.say(f"Wrote {len(written)} versions to {folder}, which has {len(served)} models. Serve them:")
-    talk.say("  " + shlex.join(repository.server_command(folder, follow)))
+    talk.say("  " + shlex.join(repository.server_command(folder, follow, base_path)))
     talk.result({"written": [str(path) for path in written], "models": served})
 
 

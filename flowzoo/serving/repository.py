@@ -14,13 +14,14 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from flowzoo.files import write_atomic
 
 MODELS, BATCHING, MONITORING = "models.config", "batching_parameters.txt", "monitoring.config"
 # The parameters of one model, in the folder of its version.
 MODEL_BATCHING = "batching_params.pbtxt"
+PROGRAM, IMAGE = "tensorflow_model_server", "tensorflow/serving:latest"
 METRICS_PATH = "/monitoring/prometheus/metrics"
 
 
@@ -146,22 +147,35 @@ def write_repository(
     return models
 
 
-def server_command(folder: str | os.PathLike[str], follow: bool = False) -> list[str]:
+def server_command(
+    folder: str | os.PathLike[str], follow: bool = False, base_path: str | None = None
+) -> list[str]:
     """Return the command that serves a folder that `write_repository` has written to.
 
     With these flags requests are merged where the version has a batching_params.pbtxt, and not otherwise.
+
+    Args:
+        folder: the folder.
+        follow: as in `models_config`.
+        base_path: where it lies for the server, which then runs inside a container; None: here.
     """
     folder = Path(folder).resolve()
+    own = folder if base_path is None else PurePosixPath(base_path)
     flags = {
         "port": "8500",
         "rest_api_port": "8501",
-        "model_config_file": str(folder / MODELS),
+        "model_config_file": str(own / MODELS),
         "model_config_file_poll_wait_seconds": "60",
-        "monitoring_config_file": str(folder / MONITORING),
+        "monitoring_config_file": str(own / MONITORING),
         "enable_batching": "true",
         "enable_per_model_batching_parameters": "true",
-        "batching_parameters_file": str(folder / BATCHING),
+        "batching_parameters_file": str(own / BATCHING),
     }
     if not follow:
         flags["allow_version_labels_for_unavailable_models"] = "true"
-    return ["tensorflow_model_server", *(f"--{name}={value}" for name, value in flags.items())]
+    command = [PROGRAM, *(f"--{name}={value}" for name, value in flags.items())]
+    if base_path is None:
+        return command
+    ports = [f"--publish=127.0.0.1:{port}:{port}" for port in (flags["port"], flags["rest_api_port"])]
+    mount = f"--mount=type=bind,source={folder},target={own},readonly"
+    return ["docker", "run", "--rm", "--init", *ports, mount, f"--entrypoint={PROGRAM}", IMAGE, *command[1:]]

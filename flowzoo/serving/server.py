@@ -17,8 +17,7 @@ from pathlib import Path
 from flowzoo.errors import NoServerError
 from flowzoo.serving import repository
 
-PROGRAM = "tensorflow_model_server"
-IMAGE = "tensorflow/serving:latest"
+PROGRAM, IMAGE = repository.PROGRAM, repository.IMAGE
 ENGINES = ("docker", "podman")
 
 _HOW = (

@@ -1,15 +1,14 @@
-"""How good the face entries are: what a face detector sees, a kernel distance, round trips, memorisation.
+"""How good the face entries are: what a face detector sees, a kernel distance, round trips.
 
     pip install -e '.[benchmarks]'
-    python -m benchmarks.faces tarflow_celeba --neighbours /tmp/neighbours
+    python -m benchmarks.faces tarflow_celeba
     python -m benchmarks.faces flow_matching_celeba --num 100 --temperatures 1 --steps 10 --images 2
 
 For each entry, on this machine: the share of samples in which OpenCV's frontal-face cascade finds a face, at
 several temperatures, beside that of real faces and of noise; the kernel distance of the samples to the
 validation faces (`benchmarks.kernel_distance`), beside that of training faces; the largest round-trip error
-before rounding on real faces, on noise and on constant pictures; bits per dimension. With `--neighbours DIR`
-a sheet of samples, each above the training face that is nearest to it pixel by pixel, is written there; it
-shows real photographs and stays on this machine.
+before rounding on real faces, on noise and on constant pictures; bits per dimension. Whether entries repeat
+their training faces: `benchmarks.memorisation`.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ from rich.progress import track
 
 import flowzoo
 from benchmarks.kernel_distance import KernelDistance
-from flowzoo import latents, plots
+from flowzoo import latents
 from flowzoo.data import open_source
 
 HERE = Path(__file__).parent
@@ -60,9 +59,6 @@ def measure(
     images: Annotated[
         int | None, typer.Option(help="So many real faces and noises for round trips and finiteness.")
     ] = None,
-    neighbours: Annotated[
-        Path | None, typer.Option(help="A folder for sheets of nearest neighbours.")
-    ] = None,
     out: Annotated[Path, typer.Option(help="Where to write the figures.")] = HERE / "faces.json",
 ) -> None:
     """Measure entries, and write the figures and a table."""
@@ -95,8 +91,6 @@ def measure(
             "bits_per_dim": flowzoo.info(name).to_dict()["measured"]["metric"]["value"],
         }
         out.write_text(json.dumps(found, indent=1) + "\n")
-        if neighbours is not None:
-            _draw_neighbours(model, samples[:16], neighbours / f"{name}.png")
     out.with_suffix(".md").write_text(as_table(found))
 
 
@@ -121,17 +115,6 @@ def _all_finite(model: Any, *sets: np.ndarray) -> bool:
     return all(np.isfinite(model.log_prob(x[i : i + 64])).all() for x in both for i in range(0, len(x), 64))
 
 
-def _draw_neighbours(model: Any, samples: np.ndarray, path: Path) -> None:
-    train = np.asarray(open_source("celeba", "train", size=model.event_shape[0], mirror=True).x)
-    flat = train.reshape(len(train), -1)
-    nearest = [
-        int(np.argmin([np.square(part.astype("int32") - x.reshape(-1)).sum() for part in flat]))
-        for x in samples
-    ]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    plots.image_grid(np.concatenate([samples, train[nearest]]), path, columns=len(samples))
-
-
 def as_table(found: dict) -> str:
     """Return the figures as a Markdown table."""
     temperatures = [key for key in next(iter(found.values()))["face_share"] if key not in ("real", "noise")]
@@ -148,7 +131,7 @@ def as_table(found: dict) -> str:
     for name, row in found.items():
         keys = ("real", "noise", *temperatures)
         distances = {key: "{:.2f} ± {:.2f}".format(*pair) for key, pair in row["kernel_distance"].items()}
-        cells = {key: f"{share:.0%}" for key, share in row["face_share"].items()}
+        cells = {key: f"{share:.1%}" for key, share in row["face_share"].items()}
         cells |= {key: f"{cells[key]}; {distance}" for key, distance in distances.items()}
         shares = " | ".join(cells.get(key, "-") for key in keys)
         counts = "/".join(map(str, row["images"]))

@@ -8,7 +8,17 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from benchmarks import attributes, few_steps, five_bits, memory, ours, replicas, serving, variants
+from benchmarks import (
+    attributes,
+    few_steps,
+    five_bits,
+    memorisation,
+    memory,
+    ours,
+    replicas,
+    serving,
+    variants,
+)
 from benchmarks.families import FAMILIES
 from benchmarks.kernel_distance import KernelDistance, squared_mmd
 from benchmarks.side_by_side import as_table
@@ -57,6 +67,19 @@ def test_the_table_gives_mean_and_spread() -> None:
     ]
     row = as_table({"runs": runs, "versions": "v", "machine": "m"}).splitlines()[-1]
     assert "| 2.000 ± 1.000 | 3.000 ± 0.000 | -1.000 |" in row and "x 0.50" in row
+
+
+def test_the_nearest_training_face_is_found_over_blocks() -> None:
+    random = np.random.default_rng(0)
+    train = random.integers(0, 256, (2500, 4, 4, 3)).astype("uint8")
+    x = train[[3, 1024, 2499]].astype(int)
+    x[1, 0, 0, 0] += 24 if x[1, 0, 0, 0] < 128 else -24
+    apart, which = memorisation.nearest(x.astype("uint8"), train)
+    assert list(which) == [3, 1024, 2499]
+    np.testing.assert_allclose(apart, [0, 24 / np.sqrt(48), 0], atol=0.05)
+    row = {"median": 20.0, "least": 15.04}
+    found = {"glow": {"temperature": 0.7, "num": 64, "samples": row, "real": {"median": 21.0, "least": 9.0}}}
+    assert memorisation.as_table(found).splitlines()[-1] == "| glow | 0.7 | 20.0 | 15.0 | 21.0 | 9.0 |"
 
 
 def test_both_sides_are_called_in_turns_by_every_client() -> None:

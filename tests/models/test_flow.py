@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 from pathlib import Path
 
 import keras
@@ -204,22 +205,64 @@ def test_in_a_graph_of_the_users(family: str, kind: str) -> None:
     np.testing.assert_allclose(compiled(x), flow.log_prob(x, c), rtol=1e-3, atol=1e-2)
 
 
-@pytest.mark.parametrize("family", sorted(families()))
-def test_density_integrates_to_one_after_training(family: str) -> None:
-    rng = np.random.default_rng(0)
-    x = np.concatenate([rng.normal(-2, 0.5, (600, 2)), rng.normal(2, 0.8, (600, 2))]).astype("float32")
-    flow = families()[family](event_shape=(2,), **families()[family].small)
+SPLINES = [("maf", {"transform": "spline"}), ("iaf", {"transform": "spline"}), ("nsf", {"coupling": False})]
+COUPLED = ("glow", "nice", "nsf", "realnvp")
+SLOW_SPLINES = [pytest.param(*case, marks=pytest.mark.slow) for case in SPLINES]
+
+
+def mass_after_training(flow: Flow, cells: int) -> float:
+    """Train a flow on two heaps; return the integral of its density far beyond its samples."""
+    rng, shape = np.random.default_rng(0), (600, *flow.event_shape)
+    x = np.concatenate([rng.normal(-2, 0.5, shape), rng.normal(2, 0.8, shape)]).astype("float32")
     flow.compile(keras.optimizers.Adam(5e-3))
     flow.fit(x, epochs=8, batch_size=200, verbose=0)
     samples = np.asarray(flow.sample(50000, seed=0))
     low, high = samples.min(0), samples.max(0)
     margin = 1.5 * (high - low)
-    total = integral(lambda p: flow.log_prob(p.astype("float32")), low - margin, high + margin, 1201)
-    assert abs(total - 1) < 1e-3
+    return integral(lambda p: flow.log_prob(p.astype("float32")), low - margin, high + margin, cells)
 
 
-SPLINES = [("maf", {"transform": "spline"}), ("iaf", {"transform": "spline"}), ("nsf", {"coupling": False})]
-COUPLED = ("glow", "nice", "nsf", "realnvp")
+@pytest.mark.parametrize(
+    ("family", "options"), [*((family, {}) for family in sorted(families())), *SLOW_SPLINES]
+)
+def test_density_integrates_to_one_after_training(family: str, options: dict) -> None:
+    flow = families()[family](event_shape=(2,), **{**families()[family].small, **options})
+    assert abs(mass_after_training(flow, 1201) - 1) < 1e-3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("family", "options"),
+    [*((family, {}) for family in sorted(families()) if family not in COUPLED), *SPLINES],
+)
+def test_density_of_a_single_column_integrates_to_one_after_training(family: str, options: dict) -> None:
+    flow = families()[family](event_shape=(1,), **{**families()[family].small, **options})
+    assert abs(mass_after_training(flow, 20001) - 1) < 1e-3
+
+
+METHODS = (
+    "log_prob",
+    "sample",
+    "sample_and_log_prob",
+    "to_latent",
+    "from_latent",
+    "distribution",
+    "save",
+    "export",
+)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("family", sorted(families()))
+def test_methods_have_the_same_arguments_in_every_family(family: str, method: str) -> None:
+    """What a family adds, as guidance, comes behind them, by keyword alone, and may be left out."""
+    shared = list(inspect.signature(getattr(Flow, method)).parameters.values())
+    own = list(inspect.signature(getattr(families()[family], method)).parameters.values())
+    assert [(p.name, p.kind, p.default) for p in own[: len(shared)]] == [
+        (p.name, p.kind, p.default) for p in shared
+    ]
+    for more in own[len(shared) :]:
+        assert more.kind is inspect.Parameter.KEYWORD_ONLY and more.default is not inspect.Parameter.empty
 
 
 @pytest.mark.parametrize(("family", "options"), [*((family, {}) for family in sorted(families())), *SPLINES])

@@ -117,15 +117,28 @@ def test_a_constant_column_does_no_harm() -> None:
     assert np.isfinite(history["loss"]).all() and np.isfinite(flow.log_prob(x)).all()
 
 
-def test_runs_repeat_with_the_seed_and_noise_is_fresh_each_step() -> None:
-    x = KINDS["image"].data(64)
-    runs = []
+@pytest.mark.parametrize(
+    "family",
+    [pytest.param(family, marks=() if family == "nice" else pytest.mark.slow) for family in FAMILIES],
+)
+def test_runs_repeat_with_the_seed(family: str) -> None:
+    """To the last bit, with the order of the examples: losses, and weights of every kind."""
+    x, c = KINDS["labelled_image"].data(64), KINDS["labelled_image"].condition(64)
+    losses, weights = [], []
     for seed in (0, 0, 5):
-        flow = fresh("nice", "image")
+        flow = fresh(family, "labelled_image")
         flow.seed = seed
-        runs.append(flow.fit(x, epochs=3, batch_size=64, verbose=0, shuffle=False).history["loss"])
-    assert runs[0] == runs[1]
-    assert runs[0] != runs[2]
+        losses.append(flow.fit(x, c, epochs=3, batch_size=32, verbose=0).history["loss"])
+        weights.append(flow.get_weights())
+    assert np.isfinite(losses).all()
+    assert losses[0] == losses[1]
+    assert all(np.array_equal(a, b) for a, b in zip(weights[0], weights[1], strict=True))
+    assert losses[0] != losses[2]
+    assert not all(np.array_equal(a, b) for a, b in zip(weights[0], weights[2], strict=True))
+
+
+def test_noise_is_fresh_each_step() -> None:
+    x = KINDS["image"].data(64)
     frozen = fresh("nice", "image")
     frozen.compile(keras.optimizers.SGD(0.0))
     losses = frozen.fit(x, epochs=3, batch_size=64, verbose=0).history["loss"]

@@ -15,7 +15,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from flowzoo.manifest import MANIFEST
 from flowzoo.models import families
+from tests import drill
 
 FAMILIES = sorted(families())
 pytestmark = pytest.mark.timeout(900)  # two processes import TensorFlow and wait for each other
@@ -80,6 +82,31 @@ _WORKER = textwrap.dedent(
     order = strategy.experimental_distribute_dataset(batches.take(6))
     order = [strategy.experimental_local_results(batch[0])[0].numpy().tolist() for batch in order]
     print("RESULT" + json.dumps(["order", order]), flush=True)
+    """
+)
+# After the above: a training of an entry, with a folder of its own for each worker.
+_FOLDERS = textwrap.dedent(
+    """
+    from pathlib import Path
+    import flowzoo
+    from tests import drill
+
+    place = Path(__file__).parent
+    drill.register(place / "data.npz")
+    out = place / f"out_{index}"
+    out.mkdir()
+    seen = set()
+
+    def files():
+        return {str(path.relative_to(out)) for path in out.rglob("*")}
+
+    class Look(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs):
+            seen.update(files())
+
+    options = {"strategy": strategy, "callbacks": [Look()], "previews": drill.EPOCHS, "verbose": 0}
+    result = flowzoo.train(drill.NAME, out=out, state_steps=4, state_seconds=1e9, **options)
+    print("RESULT" + json.dumps(["files", sorted(seen), sorted(files()), result.sha256]), flush=True)
     """
 )
 
@@ -147,7 +174,9 @@ def check(family: str, workers: list[dict[str, Any]]) -> None:
 
 @pytest.fixture(scope="module")
 def workers(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
-    return run_workers(tmp_path_factory.mktemp("workers"), _WORKER, ["conditional", *SHORT], 850)
+    folder = tmp_path_factory.mktemp("workers")
+    drill.write_data(folder / "data.npz")
+    return run_workers(folder, _WORKER + _FOLDERS, ["conditional", *SHORT], 850)
 
 
 @pytest.mark.parametrize("family", SHORT)
@@ -164,6 +193,16 @@ def test_workers_share_one_order(workers: list[dict[str, Any]]) -> None:
     epochs = [sum(batches[:3], []), sum(batches[3:], [])]
     assert [sorted(epoch) for epoch in epochs] == [list(range(40))] * 2
     assert epochs[0] != epochs[1] and epochs[0] != list(range(40))
+
+
+def test_only_the_chief_writes(workers: list[dict[str, Any]]) -> None:
+    """States and previews while they train, then the published folder: the other's stays empty."""
+    seen, left, digest = workers[0]["files"]
+    states = [name for name in seen if name.startswith(f"{drill.NAME}.training/states/step_")]
+    assert len(states) >= 3
+    assert f"{drill.NAME}.training/published.json" in left and f"{drill.NAME}/{MANIFEST}" in left
+    assert f"{drill.NAME}.training/previews/epoch_{drill.EPOCHS:04d}.png" in left
+    assert workers[1]["files"] == [[], [], digest]
 
 
 @pytest.mark.slow

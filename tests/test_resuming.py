@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import flowzoo
 from flowzoo import registry
 from flowzoo.cli.app import main
 from flowzoo.config import TrainingConfig, parse_config
-from flowzoo.data import open_source, pipeline
+from flowzoo.data import Source, open_source, pipeline, record_reader, write_shards
 from flowzoo.errors import DataError
 from flowzoo.training.callbacks import Patience
 from flowzoo.training.recipe import train_recipe
@@ -51,14 +52,27 @@ class Stop(keras.callbacks.Callback):
             raise KeyboardInterrupt
 
 
-def trained(folder: Path | None, *, resume: bool = False, steps: int | None = None, **options: Any) -> Any:
+def small() -> Any:
+    return flowzoo.build("realnvp", (2,), num_couplings=1, hidden_units=(8,))
+
+
+def trained(
+    folder: Path | None,
+    *,
+    resume: bool = False,
+    steps: int | None = None,
+    make: Callable[[], Any] = small,
+    shards: Path | None = None,
+    **options: Any,
+) -> Any:
     recipe = TrainingConfig.model_validate({**RECIPE, **options.pop("recipe", {})})
-    sources = [open_source("moons", split, num_examples=300) for split in ("train", "validation")]
+    data = ("moons", {"num_examples": 300}) if shards is None else ("tfrecords", {"path": shards})
+    sources = [open_source(data[0], split, **data[1]) for split in ("train", "validation")]
     saving = None
     if folder is not None:
         saving = Saving(StateFolder(folder), 0.0 if steps is None else 1e9, steps, resume)
     return train_recipe(
-        lambda: flowzoo.build("realnvp", (2,), num_couplings=1, hidden_units=(8,)),
+        make,
         recipe,
         *sources,
         limit=200,
@@ -103,6 +117,50 @@ def test_a_stopped_training_goes_on_as_if_it_had_not_stopped(
     # What is trained is not trained again: all that is needed lies in its last state.
     once_more = trained(tmp_path, resume=True, callbacks=[Stop(0)])
     assert equal(whole, once_more) and once_more.history == whole.history
+
+
+NOISY: dict[str, dict[str, Any]] = {
+    "realnvp": {"dropout": 0.3, "num_couplings": 1, "hidden_units": (8,)},
+    "flow_matching": {"condition_dropout": 0.3, "hidden_units": (8,), "steps": 2},
+}
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, int]:
+    """Write labelled rows of numbers from 0 to 3; return the folder and the bytes of a record."""
+    sources = {}
+    for number, (split, size) in enumerate((("train", 200), ("validation", 50))):
+        rng = np.random.default_rng(number)
+        x = rng.integers(0, 4, (size, 4)).astype("uint8")
+        label = rng.integers(0, 3, size).astype("int32")
+        sources[split] = Source(x=x, condition=label, num_values=4, num_classes=3, split=split)
+    folder = tmp_path_factory.mktemp("records") / "shards"
+    return folder, write_shards(sources, folder, num_shards=4).record_bytes
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", NOISY)
+def test_noise_of_every_kind_and_shards_go_on_as_if_they_had_not_stopped(
+    tmp_path: Path, shards: tuple[Path, int], monkeypatch: pytest.MonkeyPatch, family: str
+) -> None:
+    """Dequantisation, dropout of units or of conditions, an average, windows of records: bit for bit."""
+    folder, record_bytes = shards
+    monkeypatch.setattr(record_reader, "WINDOW_BYTES", 48 * record_bytes)  # an epoch has several windows
+
+    def make() -> Any:
+        flow = flowzoo.build(family, (4,), num_values=4, num_classes=3, **NOISY[family])
+        x = np.arange(64, dtype="uint8").reshape(-1, 4) % 4
+        flow.adapt(x, np.arange(16) % 3)  # here: so many windows of a few records take seconds
+        return flow
+
+    options = {"make": make, "shards": folder, "conditional": True, "recipe": {"epochs": 2}}
+    whole = trained(None, **options)
+    stopped(tmp_path, 1, 2, **options)
+    assert max(tmp_path.iterdir()).name.startswith("step_000000004.")  # an epoch has three
+    again = trained(tmp_path, resume=True, **options)
+    assert equal(whole, again)
+    assert whole.history == again.history and len(again.history["loss"]) == 2
+    assert np.isfinite(again.history["val_loss"]).all()
 
 
 def test_a_shorter_training_is_another_one(whole: Any) -> None:

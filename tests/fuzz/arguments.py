@@ -46,7 +46,15 @@ _TEMPLATES = (
     "train test_maf --data moons -o noise=0.1 --as maf_mine -q",
     "train test_glow --pictures pictures --size 8 --as glow_mine --previews 1 --resume",
     "export test_nice served",
-    "export test_maf served --version 3 --weights-dtype float16 --overwrite --json",
+    "export test_maf served --version 3 --weights-dtype float16 --batching --json",
+    "export test_glow served --weights-dtype int8 --warmup 1,4 --source path:runs",
+    "shards moons --out made -o num_examples=40 --num-shards 2",
+    "shards csv --out made -o path=small.csv -o label=b --num-shards 1 --split train --overwrite --json",
+    "pipeline test_maf -o num_examples=60 --limit 40 --batch-size 8 --worker 1 --workers 2 --json",
+    "pipeline maf_tabular --data csv -o path=small.csv",
+    "serve test_nice --dry-run --folder served --port 8500 --rest-port 8501 --json",
+    "serve served/ --dry-run --batching --flag --enable_profiler=false",
+    "serve served/test_nice --dry-run --server nowhere/server --image a/b:1",
 )  # fmt: skip
 # Commands that go on to load or train a model where their arguments are right.
 _LOADS = (
@@ -61,7 +69,7 @@ _LOADS = (
     "export",
 )
 _FILES = ("small.csv", "small.npy", "a.png", "b.png", "pictures", "pictures.zip", "text.txt", "card.json",
-"broken.npz",
+"broken.npz", "served", "served/", "served/test_nice", "made",
           "nowhere/x.png", "x.png", "x.csv", "/dev/null", "/", ".", "path:.", "path:runs", "path:",
           "path:/dev/null")  # fmt: skip
 _NAMES = ("test_nice", "test_glow", "maf_moons", "maf_tabular", "glow_celeba", "no_such_entry", "maf",
@@ -113,6 +121,12 @@ def _write_files(folder: Path) -> None:
     (folder / "text.txt").write_text("text")
     (folder / "card.json").write_text('{"config": {"name": 3}, "name": "../../x"}')
     (folder / "broken.npz").write_bytes(b"PK\3\4")
+    version = folder / "served" / "test_nice" / "1"
+    version.mkdir(parents=True)
+    (version / "saved_model.pb").write_bytes(b"")
+    config = f'name: "test_nice"\n    base_path: "{version.parent}"'
+    text = f"model_config_list {{\n  config {{\n    {config}\n  }}\n}}\n"
+    (folder / "served" / "models.config").write_text(text)
 
 
 # --- Inputs -------------------------------------------------------------------------------------------------
@@ -166,22 +180,52 @@ def _cheap(r: random.Random, given: list[str]) -> list[str]:
     """See to it that little is trained and loaded: one in so many, of the smallest entry.
 
     A training asks for a strategy that does not exist, which is found out last before it begins. The others
-    get the name of an entry without weights, a folder without any, or a target that cannot be written.
+    get the name of an entry without weights, a folder without any, or a target that cannot be written. What
+    starts a server or replaces a folder is bounded wherever the words may have led it.
     """
+    rest = [part for part in given if part != "--"]
     if "train" in given[:2]:
-        rest = [part for part in given if part != "--"]
         return [*rest, "--strategy", "none"]
+    if "serve" in given[:2]:
+        return _unserved(r, rest)
+    if "shards" in given[:2]:
+        return _sheltered(r, rest)
+    if given[:1] == ["pipeline"]:
+        trains = [] if r.random() < 1 / _ONE_IN else ["--no-train"]
+        names = [part if part not in _NAMES[:4] else "test_maf" for part in rest]
+        return [*(names if not trains else rest), *trains, "--batches", "2", "--seconds", "0.1"]
     if given[:1] and given[0] in _LOADS:
         if r.random() < 1 / _ONE_IN:
             return [part if part not in _NAMES[1:4] else "test_nice" for part in given]
         flaw = r.choice((["--source", "path:nowhere"], ["--source", "path:."], ["--source", "zip:x"]))
-        rest = [part for part in given if part != "--"]
         return [*rest, *flaw]
     if given[:1] == ["verify"] and r.random() > 1 / _ONE_IN:
         return [*given, "--hashes-only"] if "--" not in given else [given[0], "--hashes-only", *given[1:]]
     if given[:1] == ["doctor"] and r.random() > 1 / _ONE_IN:
         return [*given, "more"]
     return given
+
+
+def _unserved(r: random.Random, rest: list[str]) -> list[str]:
+    """Have a server's command printed, or a server asked for that is not there: first, so none eats it."""
+    at = rest.index("serve") + 1
+    if r.random() < 0.8:
+        return [*rest[:at], "--dry-run", *rest[at:]]
+    others = [part for part in rest[at:] if not part.startswith("--server")]
+    return [*rest[:at], "--server", "nowhere", *others]
+
+
+def _sheltered(r: random.Random, rest: list[str]) -> list[str]:
+    """Write shards into one folder of the sandbox, or ask for a split that no source has, wherever to."""
+    if r.random() < 0.7:
+        return [*rest, "--split", "none"]
+    at = rest.index("shards") + 1
+    others = [
+        part
+        for before, part in zip(rest[at - 1 :], rest[at:], strict=False)
+        if before != "--out" and not part.startswith(("--out", "--overwrite"))
+    ]
+    return [*rest[:at], "--overwrite", *others, "--out", "made"]
 
 
 # --- What comes of them -------------------------------------------------------------------------------------

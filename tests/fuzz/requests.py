@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import random
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,13 +15,27 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from flowzoo import zoo
 from flowzoo.models import Flow
+from flowzoo.paths import packaged
 from tests import capi
 from tests.fuzz.harness import Defect, Target
 from tests.models.flows import make as make_flow
 
-# FLOWZOO_FUZZ_EXPORTS=1 keeps to the first of them: each takes seconds to write.
-FLOWS = (("nice", "labelled_image"), ("maf", "conditional"), ("nsf", "vector"), ("realnvp", "image"))
+# FLOWZOO_FUZZ_EXPORTS=1 keeps to the first of all: each takes seconds to write.
+FLOWS = (("nice", "labelled_image"), ("maf", "conditional"), ("nsf", "vector"))
+# One of every family, with the weights that come with flowzoo.
+ENTRIES = (
+    "test_nice",
+    "test_maf",
+    "test_iaf",
+    "test_nsf",
+    "test_realnvp",
+    "test_glow",
+    "test_ffjord",
+    "test_flow_matching",
+    "test_tarflow",
+)
 # A density may be 0, or below what floats hold; all else must be finite.
 _MAY_BE = {"log_prob": -np.inf, "anomaly_score": np.inf}
 _KINDS = ("float32", "float64", "int32", "uint8", "int8", "int64", "bool", "float16")
@@ -75,29 +90,35 @@ class Export:
 
 @dataclass(frozen=True)
 class World:
-    """The exported flows."""
+    """The exported flows: `FLOWS`, then `ENTRIES`."""
 
     exports: list[Export]
 
 
 @dataclass(frozen=True)
 class Given:
-    """A request: which export and signature, the inputs, and through which of the two doors."""
+    """A request: which export and signature, the inputs, and through which of the two doors.
+
+    One that is known to be `right` must be answered.
+    """
 
     export: int
     signature: str
     inputs: dict[str, np.ndarray]
     door: str
+    right: bool = False
 
 
 @contextmanager
 def world() -> Iterator[World]:
-    """Export small flows with random weights."""
-    count = int(os.environ.get("FLOWZOO_FUZZ_EXPORTS", len(FLOWS)))
+    """Export small flows with random weights, and the tiny entries: anew, as exports are made now."""
+    count = int(os.environ.get("FLOWZOO_FUZZ_EXPORTS", len(FLOWS) + len(ENTRIES)))
     with tempfile.TemporaryDirectory() as name:
         exports = []
-        for family, kind in FLOWS[:count]:
-            flow = make_flow(family, kind)
+        flows = [functools.partial(make_flow, *which) for which in FLOWS]
+        flows += [functools.partial(zoo.restore, packaged("saved_models") / entry) for entry in ENTRIES]
+        for make in flows[:count]:
+            flow = make()
             folder = Path(name) / flow.name
             flow.export(folder)
             exports.append(Export(flow, LooseHost(folder), tf.saved_model.load(str(folder))))
@@ -173,6 +194,16 @@ def _wrong(r: random.Random, name: str, value: np.ndarray) -> np.ndarray:
         )
 
 
+def _seed(place: int, world: World) -> Given:
+    """A right request to one of `ENTRIES`, or to the first export of a world that has not all."""
+    number = len(FLOWS) + place if len(FLOWS) + place < len(world.exports) else 0
+    r, export = random.Random(place), world.exports[number]
+    signature = ("log_prob", "sample_and_log_prob", "to_latent")[place % 3]
+    inputs = export.signatures[signature].inputs
+    given = {name: _right(r, export.flow, name, info, 2) for name, info in inputs.items()}
+    return Given(number, signature, given, ("python", "c")[place % 2], right=True)
+
+
 # --- What comes of them -------------------------------------------------------------------------------------
 
 
@@ -183,7 +214,12 @@ class Refused(Exception):
 def attempt(world: World, given: Given) -> str:
     """Ask; an answer must be finite and have a row an example, and all else must be an error."""
     export = world.exports[given.export]
-    outputs = _answer(export, given)
+    try:
+        outputs = _answer(export, given)
+    except Refused as error:
+        if given.right:
+            raise Defect(f"{given.signature} of {export.flow.name}: a right request is refused") from error
+        raise
     rows = {len(value) for value in outputs.values()}
     batch = next((len(given.inputs[name]) for name in ("x", "z") if name in given.inputs), None)
     batch = int(given.inputs["num_samples"]) if batch is None else batch
@@ -211,4 +247,8 @@ def _answer(export: Export, given: Given) -> dict[str, np.ndarray]:
         raise Refused(type(error).__name__) from error
 
 
-TARGET = Target("requests", world, make, attempt, clean=(Refused,), memory=4 * 2**30)
+KNOWN: dict[str, Callable[[World], Given]] = {
+    f"a right request to {name}": functools.partial(_seed, place) for place, name in enumerate(ENTRIES)
+}
+
+TARGET = Target("requests", world, make, attempt, clean=(Refused,), memory=4 * 2**30, known=KNOWN)

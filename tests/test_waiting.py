@@ -148,7 +148,8 @@ def test_a_recipe_says_how_long_it_waits(slow, saved, tmp_path, caplog, monkeypa
 
 
 @pytest.mark.parametrize(
-    ("source", "stage"), [(Source(x=SlowDisk()), "fetch"), (Source(x=slow_stream()), "read")]
+    ("source", "stage"),
+    [(Source(x=SlowDisk()), "fetch"), pytest.param(Source(x=slow_stream()), "read", marks=pytest.mark.slow)],
 )
 def test_the_report_names_the_slow_stage(source, stage):
     report = report_pipeline(source, 64, model=model(), batches=6, seconds=2)

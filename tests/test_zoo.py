@@ -38,9 +38,9 @@ def _large(name: str) -> bool:
     return weights.read_card(packaged("saved_models") / name)["parameters"] > 2e6  # type: ignore[operator]
 
 
-# Splines and transformers take half a minute for 500 digits, continuous flows for four.
+# Splines, transformers and deep convolutions take half a minute for 500 digits, continuous flows for four.
 MNIST = [name for name in TRAINED if registry.get_config(name).data.source == "mnist"]
-LONG = ("nsf", "tarflow", "flow_matching")
+LONG = ("nsf", "realnvp", "tarflow", "flow_matching")
 LOADED = [name for name in TRAINED if not _integrated(name)]
 
 

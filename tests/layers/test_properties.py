@@ -29,7 +29,20 @@ def test_every_layer_says_how_it_is_tested(cls: type[FlowLayer]) -> None:
     assert cls.__doc__ and "log" in cls.__doc__.lower() or cls.__name__ == "Invert", "say what the log-det is"
 
 
-@pytest.mark.parametrize("check", PROPERTIES)
-@pytest.mark.parametrize("subject", SUBJECTS, ids=lambda s: f"{s.cls.__name__}-{s.index}")
+def _checks() -> list[object]:
+    """Every property of every case; of a layer's further cases what takes seconds to compile is slow."""
+    return [
+        pytest.param(
+            subject,
+            check,
+            id=f"{subject.cls.__name__}-{subject.index}-{check}",
+            marks=pytest.mark.slow if check == "graph_and_xla" and subject.index else (),
+        )
+        for subject in SUBJECTS
+        for check in PROPERTIES
+    ]
+
+
+@pytest.mark.parametrize(("subject", "check"), _checks())
 def test_property(subject: Subject, check: str) -> None:
     PROPERTIES[check](subject)

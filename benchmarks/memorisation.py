@@ -11,6 +11,7 @@ sheet shows photographs, whose licence does not let them travel, and stays on th
 
 from __future__ import annotations
 
+import functools
 import json
 from pathlib import Path
 from typing import Annotated, Any
@@ -44,6 +45,14 @@ def nearest(x: np.ndarray, train: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.sqrt(np.maximum(squares, 0) / rows.shape[1]), which
 
 
+@functools.cache
+def _faces(size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the training pictures of a size, and how far new faces are from them."""
+    train = np.asarray(open_source("celeba", "train", size=size, mirror=True).x)
+    new = np.asarray(open_source("celeba", "validation", size=size).x[:NUM])
+    return train, nearest(new, train)[0]
+
+
 def as_table(found: dict[str, Any]) -> str:
     """Return the figures as a Markdown table."""
     lines = [
@@ -55,12 +64,7 @@ def as_table(found: dict[str, Any]) -> str:
         "|---|---|---|---|---|---|",
     ]
     for name, row in found.items():
-        cells = [
-            row["samples"]["median"],
-            row["samples"]["least"],
-            row["real"]["median"],
-            row["real"]["least"],
-        ]
+        cells = [row[side][figure] for side in ("samples", "real") for figure in ("median", "least")]
         lines.append(
             f"| {name} | {row['temperature']:g} | " + " | ".join(f"{cell:.1f}" for cell in cells) + " |"
         )
@@ -78,13 +82,11 @@ def measure(
     for entry in track(entries, "Nearest faces"):
         name, _, temperature = entry.partition(":")
         model, warmth = flowzoo.load(name), float(temperature or 1)
-        size = model.event_shape[0]
+        train, real = _faces(model.event_shape[0])
         options = {"solver": "midpoint", "steps": steps} if isinstance(model, ContinuousModel) else {}
         samples = draw(model, NUM, temperature=warmth, **options)
-        train = np.asarray(open_source("celeba", "train", size=size, mirror=True).x)
-        real = np.asarray(open_source("celeba", "validation", size=size).x[:NUM])
         apart, which = nearest(samples, train)
-        sides = {"samples": apart, "real": nearest(real, train)[0]}
+        sides = {"samples": apart, "real": real}
         found[name] = {"temperature": warmth, "num": NUM} | {
             side: {"median": float(np.median(far)), "least": float(far.min())} for side, far in sides.items()
         }

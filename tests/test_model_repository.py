@@ -141,12 +141,14 @@ def test_the_command_for_a_container_shows_it_the_folder(folder: Path) -> None:
     repository.write_repository(folder, "/models")
     command = repository.server_command(folder, base_path="/models")
     at = command.index("tensorflow/serving:latest")
-    assert command[:2] == ["docker", "run"] and "--entrypoint=tensorflow_model_server" in command[:at]
-    assert f"--mount=type=bind,source={folder.resolve()},target=/models,readonly" in command
+    assert command[:2] == ["docker", "run"]
+    assert command[at - 2 : at] == ["--entrypoint", "tensorflow_model_server"]
+    mounted = command[command.index("--mount") + 1]
+    assert mounted == f"type=bind,source={folder.resolve()},target=/models,readonly"
     flags = dict(part.removeprefix("--").split("=", 1) for part in command[at + 1 :])
     assert flags["model_config_file"] == "/models/models.config"
     assert str(folder) not in " ".join(command[at:])
-    assert f"--publish=127.0.0.1:{flags['port']}:{flags['port']}" in command
+    assert command[command.index("--publish") + 1] == f"127.0.0.1:{flags['port']}:{flags['port']}"
 
 
 class Layer(FlowLayer):

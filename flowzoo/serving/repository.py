@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
 from flowzoo.files import write_atomic
@@ -176,6 +176,26 @@ def server_command(
     command = [PROGRAM, *(f"--{name}={value}" for name, value in flags.items())]
     if base_path is None:
         return command
-    ports = [f"--publish=127.0.0.1:{port}:{port}" for port in (flags["port"], flags["rest_api_port"])]
-    mount = f"--mount=type=bind,source={folder},target={own},readonly"
-    return ["docker", "run", "--rm", "--init", *ports, mount, f"--entrypoint={PROGRAM}", IMAGE, *command[1:]]
+    ports = (flags["port"], flags["rest_api_port"])
+    return [*in_container("docker", IMAGE, folder, [str(own)], ports), *command[1:]]
+
+
+def in_container(
+    engine: str, image: str, folder: Path, places: Iterable[str], ports: Iterable[int | str]
+) -> list[str]:
+    """Return the start of a command that runs the server in a container, up to the server's own flags.
+
+    Args:
+        engine: the program that runs containers.
+        image: with the server.
+        folder: which the server may read.
+        places: where it sees the folder.
+        ports: which this machine alone can reach.
+    """
+    mounts: list[str] = []
+    for place in dict.fromkeys(places):
+        mounts += ["--mount", f"type=bind,source={folder},target={place},readonly"]
+    published: list[str] = []
+    for port in ports:
+        published += ["--publish", f"127.0.0.1:{port}:{port}"]
+    return [engine, "run", "--rm", "--init", *published, *mounts, "--entrypoint", PROGRAM, image]

@@ -152,14 +152,8 @@ def command(server: Server, models: Models, options: Options) -> list[str]:
     if server.image is None:
         _check_paths(models)
         return [server.program, *_flags(models, options)]
-    folder = str(models.folder)
-    mounts: list[str] = []
-    for target in dict.fromkeys((folder, "/models")):
-        mounts += ["--mount", f"type=bind,source={folder},target={target},readonly"]
-    ports: list[str] = []
-    for port in (options.port, options.rest_port):
-        ports += ["--publish", f"127.0.0.1:{port}:{port}"]
-    run = [server.program, "run", "--rm", "--init", *ports, *mounts, "--entrypoint", PROGRAM, server.image]
+    places, ports = (str(models.folder), "/models"), (options.port, options.rest_port)
+    run = repository.in_container(server.program, server.image, models.folder, places, ports)
     return [*run, *_flags(models, options)]
 
 

@@ -6,26 +6,24 @@ import io
 import wave
 
 import numpy as np
-import soundfile
 
 from flowzoo.data import open_source
 from tests.data.test_images import write_folder
+from tests.fuzz.sounds import written
 
 LENGTH = 16
 
 
 def coded(samples, rate=8000, container="WAV", coding="PCM_16"):
-    file = io.BytesIO()
-    soundfile.write(file, samples, rate, format=container, subtype=coding)
-    return file.getvalue()
+    return written(samples, container, coding, rate)
 
 
 def wav(samples, channels=1, width=2, rate=8000):
     """Write whole numbers of any width by Python's own writer."""
     file = io.BytesIO()
-    with wave.open(file, "wb") as written:
-        written.setparams((channels, width, rate, 0, "NONE", ""))
-        written.writeframes(samples.tobytes())
+    with wave.open(file, "wb") as target:
+        target.setparams((channels, width, rate, 0, "NONE", ""))
+        target.writeframes(samples.tobytes())
     return file.getvalue()
 
 

@@ -1,4 +1,4 @@
-"""Archives that are as they should be, and archives that lie, of files of any kind."""
+"""Archives that are as they should be, and archives that lie, of files of any kind; files given as data."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ import struct
 import tarfile
 import zipfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from tests.fuzz.harness import Defect
-from tests.fuzz.mutate import NUMBERS
+from tests.fuzz.mutate import NUMBERS, mutate
 
 OUTSIDE = Path("/tmp/flowzoo-fuzz-outside.png")
 _NAMES = (
@@ -50,7 +51,7 @@ def tar_of(files: list[tuple[str, bytes, dict[str, Any]]], form: int = tarfile.G
 
 
 def archives_of(files: list[tuple[str, bytes]]) -> Iterator[tuple[str, bytes]]:
-    """Give endings and contents of sound archives of every kind."""
+    """Give endings and contents of archives of every kind, none of which lies."""
     for method in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA):
         yield ".zip", zip_of(files, method)
     members: list[tuple[str, bytes, dict[str, Any]]] = [(name, raw, {}) for name, raw in files]
@@ -63,18 +64,18 @@ def archives_of(files: list[tuple[str, bytes]]) -> Iterator[tuple[str, bytes]]:
     )
 
 
-# --- Archives that lie: each takes a generator, a sound file and its ending, and gives a name and contents --
+# --- Archives that lie: each takes a generator, a good file and its ending, and gives a name and contents --
 
 
-def odd_zip(r: random.Random, sound: bytes, ending: str) -> tuple[str, bytes]:
+def odd_zip(r: random.Random, good: bytes, ending: str) -> tuple[str, bytes]:
     """Names that lead elsewhere, or are none."""
-    files = [(_name(r, ending), sound) for _ in range(r.randint(1, 3))]
-    return "x.zip", zip_of([*files, (f"good{ending}", sound)])
+    files = [(_name(r, ending), good) for _ in range(r.randint(1, 3))]
+    return "x.zip", zip_of([*files, (f"good{ending}", good)])
 
 
-def lying_zip(r: random.Random, sound: bytes, ending: str) -> tuple[str, bytes]:
+def lying_zip(r: random.Random, good: bytes, ending: str) -> tuple[str, bytes]:
     """Says another size, sum or method in one of the two places where a ZIP says it."""
-    files = [(f"a{ending}", sound), (f"b{ending}", b"\0" * 1000)]
+    files = [(f"a{ending}", good), (f"b{ending}", b"\0" * 1000)]
     raw = bytearray(zip_of(files, r.choice((0, 8))))
     central = raw.rindex(b"PK\1\2")
     field_at = r.choice(
@@ -84,14 +85,14 @@ def lying_zip(r: random.Random, sound: bytes, ending: str) -> tuple[str, bytes]:
     return "x.zip", bytes(raw)
 
 
-def same_names(r: random.Random, sound: bytes, ending: str) -> tuple[str, bytes]:
+def same_names(r: random.Random, good: bytes, ending: str) -> tuple[str, bytes]:
     """Several files of one name."""
     name = f"x{ending}"
-    files = [(name, sound), (name, b"other"), (name, sound)]
+    files = [(name, good), (name, b"other"), (name, good)]
     return ("x.zip", zip_of(files)) if r.random() < 0.5 else ("x.tar", tar_of([(n, b, {}) for n, b in files]))
 
 
-def odd_tar(r: random.Random, sound: bytes, ending: str) -> tuple[str, bytes]:
+def odd_tar(r: random.Random, good: bytes, ending: str) -> tuple[str, bytes]:
     """Links, devices, and sizes that lie."""
     kinds = (tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.FIFOTYPE, tarfile.DIRTYPE,
     tarfile.CONTTYPE,
@@ -100,9 +101,9 @@ def odd_tar(r: random.Random, sound: bytes, ending: str) -> tuple[str, bytes]:
         "type": r.choice(kinds),
         "linkname": r.choice(("/etc/passwd", f"../outside{ending}", f"good{ending}", "")),
     }
-    files = [(_name(r, ending), sound, attributes if r.random() < 0.7 else {}) for _ in range(2)]
+    files = [(_name(r, ending), good, attributes if r.random() < 0.7 else {}) for _ in range(2)]
     raw = bytearray(
-        tar_of([*files, (f"good{ending}", sound, {})], r.choice((tarfile.GNU_FORMAT, tarfile.PAX_FORMAT)))
+        tar_of([*files, (f"good{ending}", good, {})], r.choice((tarfile.GNU_FORMAT, tarfile.PAX_FORMAT)))
     )
     if r.random() < 0.5:  # a size that lies, with a sum that is right
         raw[124:136] = r.choice(
@@ -118,9 +119,9 @@ def _name(r: random.Random, ending: str) -> str:
     return r.choice(_NAMES).replace(".png", ending).replace(".PNG", ending.upper())
 
 
-def sparse_tar(sound: bytes, ending: str) -> bytes:
+def sparse_tar(good: bytes, ending: str) -> bytes:
     """Stands for eight gigabytes of zeros."""
-    raw = bytearray(tar_of([(f"x{ending}", sound, {"type": tarfile.GNUTYPE_SPARSE})]))
+    raw = bytearray(tar_of([(f"x{ending}", good, {"type": tarfile.GNUTYPE_SPARSE})]))
     raw[483:495] = b"77777777777\0"  # the size that it has when its holes are filled with zeros
     raw[148:156] = b" " * 8
     raw[148:156] = b"%06o\0 " % sum(raw[:512])
@@ -134,7 +135,27 @@ def short_zip(ending: str) -> bytes:
     return bytes(raw)
 
 
-def nothing_may_appear(folder: Path) -> None:
+def mutated(r: random.Random, files: list[tuple[str, bytes]], share: float = 1.0) -> tuple[str, bytes]:
+    """Choose a file, an ending and contents, and change a share of them, mixed with the others."""
+    ending, raw = r.choice(files)
+    if share >= 1 or r.random() < share:
+        raw = mutate(r, raw, [other for _, other in files])
+    return ending, raw
+
+
+@contextmanager
+def placed(folder: Path, name: str, raw: bytes) -> Iterator[Path]:
+    """Put a file into a folder for a while, in which nothing else may appear, nor outside."""
+    path = folder / name
+    path.write_bytes(raw)
+    try:
+        yield path
+    finally:
+        path.unlink()
+        _nothing_may_appear(folder)
+
+
+def _nothing_may_appear(folder: Path) -> None:
     """Raise Defect if there are files in a folder, beside it, or where odd names lead."""
     left = [entry.name for entry in (*folder.iterdir(), *folder.parent.iterdir())]
     if left != [folder.name] or OUTSIDE.exists():

@@ -23,9 +23,10 @@ from flowzoo.errors import DataError
 from tests.fuzz.archives import (
     archives_of,
     lying_zip,
-    nothing_may_appear,
+    mutated,
     odd_tar,
     odd_zip,
+    placed,
     same_names,
     short_zip,
     sparse_tar,
@@ -33,7 +34,6 @@ from tests.fuzz.archives import (
     zip_of,
 )
 from tests.fuzz.harness import GIB, Defect, Target, must_be_finite
-from tests.fuzz.mutate import mutate
 from tests.fuzz.sounds import (
     Files,
     early_opus,
@@ -102,17 +102,15 @@ def make(r: random.Random, world: World) -> Given:
     """Change a file of sound or an archive, or make one that lies."""
     way = r.random()
     if way < 0.5:
-        ending, raw = r.choice(world.files)
-        if r.random() < 0.95:
-            raw = mutate(r, raw, [other for _, other in world.files])
+        ending, raw = mutated(r, world.files, 0.95)
         if ending == ".ogg" and r.random() < 0.8:
             raw = summed(raw)
         if r.random() < 0.1:
             ending = r.choice(world.files)[0]
         return Given(f"x{ending}", raw, _options(r))
     if way < 0.65:
-        ending, raw = r.choice(world.archives)
-        return Given(f"x{ending}", mutate(r, raw, [other for _, other in world.archives]), _options(r))
+        ending, raw = mutated(r, world.archives)
+        return Given(f"x{ending}", raw, _options(r))
     return Given(*r.choice(_MADE)(r, world), _options(r))
 
 
@@ -170,17 +168,12 @@ _MADE: tuple[Callable[[random.Random, World], tuple[str, bytes]], ...] = (
 
 def attempt(world: World, given: Given) -> str:
     """Open it as train split and look at every window; nothing may appear outside the folder."""
-    path = world.folder / given.name
-    path.write_bytes(given.raw)
-    try:
+    with placed(world.folder, given.name, given.raw) as path:
         place = path if path.suffix in _ARCHIVES else world.folder
         with _filled_memory(85):
             x = _read(place, given.options)
         with _filled_memory(170):
             again = _read(place, given.options | {"cache": not given.options.get("cache", True)})
-    finally:
-        path.unlink()
-        nothing_may_appear(world.folder)
     if x.dtype != np.float32 or x.ndim != 2 or x.shape[1] != given.options["length"] or not x.size:
         raise Defect(f"sound of type {x.dtype} and shape {x.shape}")
     must_be_finite(x, "sound")

@@ -28,9 +28,10 @@ from flowzoo.errors import DataError
 from tests.fuzz.archives import (
     archives_of,
     lying_zip,
-    nothing_may_appear,
+    mutated,
     odd_tar,
     odd_zip,
+    placed,
     same_names,
     short_zip,
     sparse_tar,
@@ -38,7 +39,7 @@ from tests.fuzz.archives import (
     zip_of,
 )
 from tests.fuzz.harness import GIB, Defect, Target, must_be_finite
-from tests.fuzz.mutate import NUMBERS, mutate
+from tests.fuzz.mutate import NUMBERS
 
 # All that a reader of pictures may say of bad ones.
 CLEAN = (DataError,)
@@ -137,16 +138,12 @@ def make(r: random.Random, world: World) -> Given:
     """Change a picture or an archive, or make one that lies."""
     way = r.random()
     if way < 0.45:
-        ending, raw = r.choice(world.pictures)
-        if r.random() < 0.9:
-            raw = mutate(r, raw, [other for _, other in world.pictures])
+        ending, raw = mutated(r, world.pictures, 0.9)
         if r.random() < 0.1:
             ending = r.choice(world.pictures)[0]
         return Given(f"x{ending}", raw, r.choice(("examples", "pictures")), _options(r))
     if way < 0.75:
-        ending, raw = r.choice(world.archives)
-        if r.random() < 0.95:
-            raw = mutate(r, raw, [other for _, other in world.archives])
+        ending, raw = mutated(r, world.archives, 0.95)
         return Given(f"x{ending}", raw, r.choice(("source", "source", "pictures")), _options(r))
     name, raw = r.choice(_MADE)(r, world)
     door = (
@@ -238,13 +235,8 @@ _MADE: tuple[Callable[[random.Random, World], tuple[str, bytes]], ...] = (
 
 def attempt(world: World, given: Given) -> str:
     """Read it through one of the three doors; nothing may appear outside the folder."""
-    path = world.folder / given.name
-    path.write_bytes(given.raw)
-    try:
+    with placed(world.folder, given.name, given.raw) as path:
         x = _read(path, given)
-    finally:
-        path.unlink()
-        nothing_may_appear(world.folder)
     if x.dtype != np.uint8 or x.ndim != 4 or not x.size:
         raise Defect(f"pictures of type {x.dtype} and shape {x.shape}")
     must_be_finite(x, "pictures")

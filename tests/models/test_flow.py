@@ -220,16 +220,21 @@ COUPLED = ("glow", "nice", "nsf", "realnvp")
 SLOW_SPLINES = [pytest.param(*case, marks=pytest.mark.slow) for case in SPLINES]
 
 
+def mass(flow: Flow, num: int, cells: int) -> float:
+    """Return the integral of a density far beyond so many samples of it."""
+    samples = np.asarray(flow.sample(num, seed=0))
+    low, high = samples.min(0), samples.max(0)
+    margin = 1.5 * (high - low)
+    return integral(lambda p: flow.log_prob(p.astype("float32")), low - margin, high + margin, cells)
+
+
 def mass_after_training(flow: Flow, cells: int) -> float:
-    """Train a flow on two heaps; return the integral of its density far beyond its samples."""
+    """Train a flow on two heaps; return the integral of its density."""
     rng, shape = np.random.default_rng(0), (600, *flow.event_shape)
     x = np.concatenate([rng.normal(-2, 0.5, shape), rng.normal(2, 0.8, shape)]).astype("float32")
     flow.compile(keras.optimizers.Adam(5e-3))
     flow.fit(x, epochs=8, batch_size=200, verbose=0)
-    samples = np.asarray(flow.sample(50000, seed=0))
-    low, high = samples.min(0), samples.max(0)
-    margin = 1.5 * (high - low)
-    return integral(lambda p: flow.log_prob(p.astype("float32")), low - margin, high + margin, cells)
+    return mass(flow, 50000, cells)
 
 
 @pytest.mark.parametrize(
@@ -286,11 +291,7 @@ def test_density_of_a_single_column_integrates_to_one(family: str, options: dict
     flow = families()[family](event_shape=(1,), **arguments)
     flow.adapt(np.random.default_rng(0).normal(size=(64, 1)).astype("float32") * 3 + 5)
     randomise_gently(flow, 0, 1.0)
-    samples = np.asarray(flow.sample(20000, seed=0))
-    low, high = samples.min(0), samples.max(0)
-    margin = 1.5 * (high - low)
-    total = integral(lambda p: flow.log_prob(p.astype("float32")), low - margin, high + margin, 20001)
-    assert abs(total - 1) < 1e-3
+    assert abs(mass(flow, 20000, 20001) - 1) < 1e-3
 
 
 @pytest.mark.parametrize(("family", "options"), SPLINES)

@@ -89,21 +89,19 @@ def tfds(
     )
     classes = None
     if label_key is None:
-        to_parts = [lambda example, flip=flip: to_x(example[x_key], flip) for flip in (False, True)]
+        stream = stream.map(lambda example: to_x(example[x_key]), num_parallel_calls=tf.data.AUTOTUNE)
     else:
         where = f"{name}, feature {label_key!r}"
         to_label, classes = _label_converter(builder.info.features[label_key], where)
-        to_parts = [
-            lambda example, flip=flip: (to_x(example[x_key], flip), to_label(example[label_key]))
-            for flip in (False, True)
-        ]
-    both = to_parts if mirror and split == "train" else to_parts[:1]
-    first, *others = [stream.map(to_part, num_parallel_calls=tf.data.AUTOTUNE) for to_part in both]
-    for other in others:
-        first = first.concatenate(other)
+        stream = stream.map(
+            lambda example: (to_x(example[x_key]), to_label(example[label_key])),
+            num_parallel_calls=tf.data.AUTOTUNE,
+        )
+    if mirror and split == "train":
+        stream = stream.concatenate(stream.map(_mirrored, num_parallel_calls=tf.data.AUTOTUNE))
     licence = getattr(builder.info.redistribution_info, "license", None) or ""
     return Source(
-        x=first,
+        x=stream,
         num_values=2**bits if discrete else None,
         num_classes=classes,
         licence=licence,
@@ -216,8 +214,8 @@ def _converter(
     mirror: bool,
     fewer: int,
     where: str,
-) -> Callable[[tf.Tensor, bool], tf.Tensor]:
-    """Makes the function from a feature's value, and whether to mirror it, to x.
+) -> Callable[[tf.Tensor], tf.Tensor]:
+    """Makes the function from a feature's value to x.
 
     Bytes stay bytes, less the bits that are dropped; other numbers become float32.
     """
@@ -227,15 +225,22 @@ def _converter(
     if (size or crop or mirror) and len(feature.shape) != 3:
         raise DataError(f"{where}: size, crop and mirror are for images. Received the shape: {feature.shape}")
 
-    def convert(value: tf.Tensor, flip: bool) -> tf.Tensor:
+    def convert(value: tf.Tensor) -> tf.Tensor:
         import tensorflow as tf
 
         value = _resized(value, size, crop) if size or crop else value
-        value = tf.reverse(value, [1]) if flip else value
         value = tf.bitwise.right_shift(value, tf.constant(fewer, value.dtype)) if fewer else value
         return value if dtype == np.uint8 else tf.cast(value, tf.float32)
 
     return convert
+
+
+def _mirrored(x: tf.Tensor, *label: tf.Tensor) -> Any:  # noqa: ANN401
+    """Exchanges left and right of an image, whether it has a label or not."""
+    import tensorflow as tf
+
+    turned = tf.reverse(x, [1])
+    return (turned, *label) if label else turned
 
 
 def _resized(

@@ -79,8 +79,7 @@ def staged_folder(target: str | os.PathLike[str], *, overwrite: bool = False) ->
     folder, lock = _claim(target)
     try:
         yield folder
-        _refuse_existing(target, overwrite)
-        _put(folder, target)
+        _put(folder, target, overwrite)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
         if lock is not None:
@@ -126,15 +125,29 @@ def _refuse_existing(target: Path, overwrite: bool) -> None:
         raise FileExistsError(f"A folder is to be written to {target}, but a file of that name exists.")
 
 
-def _put(folder: Path, target: Path) -> None:
+def _put(folder: Path, target: Path, overwrite: bool) -> None:
     """Moves the complete folder to its place; an earlier one takes its own, to be deleted there."""
     for path in sorted(folder.rglob("*")):
         _settle(path)
-    if not target.is_dir():
-        os.replace(folder, target)
-    elif not _exchange(folder, target):
-        _step_aside(folder, target)
+    _refuse_existing(target, overwrite)
+    if not _move(folder, target):
+        _refuse_existing(target, overwrite)
+        if not _exchange(folder, target):
+            _step_aside(folder, target)
     _settle(target.parent)
+
+
+def _move(folder: Path, target: Path) -> bool:
+    """Gives a folder its name; False where another has it, be it since a moment ago."""
+    if target.is_dir():
+        return False
+    try:
+        os.replace(folder, target)
+    except OSError:
+        if target.is_dir():
+            return False
+        raise
+    return True
 
 
 def _step_aside(folder: Path, target: Path) -> None:

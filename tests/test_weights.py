@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from flowzoo import paths, weights
+from flowzoo import files, paths, weights
 from flowzoo.errors import CorruptWeightsError, NoWeightsError
 from flowzoo.files import staged_folder, write_atomic
 from flowzoo.manifest import MANIFEST, parse_manifest
@@ -445,6 +445,24 @@ class TestWholeOrNotAtAll:
             assert slow.is_dir()  # the other one did not take it for a leftover
             (slow / "slow").write_text("slow")
         assert tree(tmp_path) == {"target/fast": b"fast"}
+
+    @pytest.mark.parametrize("overwrite", [False, True])
+    def test_another_may_finish_at_the_very_moment_of_renaming(self, tmp_path, monkeypatch, overwrite):
+        target, rename = tmp_path / "target", os.replace
+
+        def be_second(source, goal):
+            monkeypatch.setattr(files.os, "replace", rename)
+            target.mkdir()
+            (target / "fast").write_text("fast")
+            rename(source, goal)
+
+        outcome = (
+            contextlib.nullcontext() if overwrite else pytest.raises(FileExistsError, match="left as it is")
+        )
+        with outcome, staged_folder(target, overwrite=overwrite) as folder:
+            (folder / "slow").write_text("slow")
+            monkeypatch.setattr(files.os, "replace", be_second)
+        assert tree(tmp_path) == ({"target/slow": b"slow"} if overwrite else {"target/fast": b"fast"})
 
     def test_a_file_in_the_place_of_the_folder_is_not_replaced(self, tmp_path):
         (tmp_path / "target").write_text("file")

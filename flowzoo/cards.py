@@ -55,6 +55,8 @@ def _measured(card: Mapping[str, Any], measured: Mapping[str, Any] | None) -> li
         lines.append(f"Measured:      {metric_text(metric)}")
         if truth := measured.get("truth"):
             lines.append(f"To the truth:  {truth_text(truth)}")
+        if given := measured.get("given_conditions"):
+            lines.append(f"Integrals:     {masses_text(given)}")
         if nfe := measured.get("nfe"):
             lines.append(f"Evaluations:   {nfe_text(nfe)}")
         lines.append(
@@ -128,6 +130,14 @@ def truth_text(truth: Mapping[str, Any]) -> str:
         f"KL(truth || flow) {truth['kl']:.4f} nats, integral of the flow's density {truth['mass']:.5f} "
         f"(quadrature of {truth['cells']} x {truth['cells']} cells; entropy of the truth "
         f"{truth['entropy']:.4f} nats)"
+    )
+
+
+def masses_text(given: Mapping[str, Any]) -> str:
+    """Return in words what a flow's density in the plane integrates to given conditions."""
+    return (
+        f"{min(given['masses']):.5f} to {max(given['masses']):.5f}, of the density given each of "
+        f"{len(given['masses'])} conditions (quadrature of {given['cells']} x {given['cells']} cells)"
     )
 
 

@@ -106,7 +106,8 @@ def check_published(name: str, card: dict[str, Any]) -> None:
 
     Args:
         name: of the entry.
-        card: with "round_trip", the unit of "metric" and, for a plane density whose truth is known, "truth".
+        card: with "round_trip", the unit of "metric" and, for a density in the plane whose truth is known,
+            "truth" or "given_conditions".
 
     Raises:
         FloatingPointError: the round trip errs by half a value of discrete data or by `LARGEST_ROUND_TRIP` of
@@ -119,12 +120,21 @@ def check_published(name: str, card: dict[str, Any]) -> None:
             f"{name}: data to latent to data errs by {error:.3g}, and {allowed:g} is allowed: the trained "
             f"flow does not invert. Nothing was written; a smaller learning rate or clip_norm may do."
         )
-    mass = card.get("truth", {}).get("mass", 1.0)
-    if not abs(mass - 1) <= LARGEST_MASS_ERROR:
-        raise FloatingPointError(
-            f"{name}: the density integrates to {mass:.6f}, and 1 within {LARGEST_MASS_ERROR:g} is asked: "
-            f"the flow is no density, or so sharp that the quadrature misses it. Nothing was written."
-        )
+    for mass, given in _masses(card):
+        if not abs(mass - 1) <= LARGEST_MASS_ERROR:
+            raise FloatingPointError(
+                f"{name}: the density{given} integrates to {mass:.6f}, and 1 within {LARGEST_MASS_ERROR:g} "
+                f"is asked: the flow is no density, or so sharp that the quadrature misses it. Nothing was "
+                f"written."
+            )
+
+
+def _masses(card: dict[str, Any]) -> list[tuple[float, str]]:
+    """Return the integrals that a card gives, each with what it is given."""
+    plain = [(card["truth"]["mass"], "")] if "truth" in card else []
+    given = card.get("given_conditions", {"masses": [], "conditions": []})
+    named = [f" given the condition {condition}" for condition in given["conditions"]]
+    return [*plain, *zip(given["masses"], named, strict=True)]
 
 
 def hardware() -> str:

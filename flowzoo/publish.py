@@ -127,16 +127,17 @@ def metric_of(model: Any, measured: Source, config: EntryConfig, score: dict[str
 def soundness(model: Any, measured: Source, config: EntryConfig) -> dict[str, Any]:
     """Return what a card says of the flow besides its metric.
 
-    That is the round trip, where the truth is known the divergence from it, and of a continuous flow the
-    evaluations of its velocity.
+    That is the round trip, where the truth is known the divergence from it or the integrals given conditions,
+    and of a continuous flow the evaluations of its velocity.
     """
-    known = quadrature.applies(model, measured)
-    nfe = measure.evaluations(model, measured, measure.conditional(config))
-    return {
-        "round_trip": measure.round_trip(model, measured, measure.conditional(config)),
-        **({"truth": quadrature.divergence(model, measured)} if known else {}),
-        **({"nfe": nfe} if nfe else {}),
-    }
+    found: dict[str, Any] = {"round_trip": measure.round_trip(model, measured, measure.conditional(config))}
+    if quadrature.applies(model, measured):
+        found["truth"] = quadrature.divergence(model, measured)
+    if quadrature.applies_given_conditions(model, measured):
+        found["given_conditions"] = quadrature.masses(model, measured)
+    if nfe := measure.evaluations(model, measured, measure.conditional(config)):
+        found["nfe"] = nfe
+    return found
 
 
 def _measured(config: EntryConfig, sources: dict[str, Source]) -> Source:

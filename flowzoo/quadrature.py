@@ -9,13 +9,24 @@ import numpy as np
 from flowzoo.data import Source
 
 CELLS = 600
+MOST_CONDITIONS = 10
 _BATCH = 40_000
 
 
 def applies(model: Any, source: Source) -> bool:
     """Say whether the flow is an unconditional density in the plane, and the truth is known."""
-    known = source.log_density is not None
-    return known and tuple(model.event_shape) == (2,) and model.condition_shape is None and not model.discrete
+    return _in_the_plane(model, source) and model.condition_shape is None
+
+
+def applies_given_conditions(model: Any, source: Source) -> bool:
+    """Say whether the flow is a density in the plane given conditions, and where its mass lies is known."""
+    conditions = model.condition_shape is not None and source.condition_shape is not None
+    return conditions and _in_the_plane(model, source)
+
+
+def _in_the_plane(model: Any, source: Source) -> bool:
+    # Where the truth is known the data are made: no outlier far away makes the cells too large.
+    return source.log_density is not None and tuple(model.event_shape) == (2,) and not model.discrete
 
 
 def divergence(model: Any, source: Source, cells: int = CELLS) -> dict[str, Any]:
@@ -45,8 +56,7 @@ def divergence(model: Any, source: Source, cells: int = CELLS) -> dict[str, Any]
         )
     points, cell, box = grid(source.head()[0], cells)
     log_p = source.log_density(points)  # type: ignore[misc]
-    parts = [np.asarray(model.log_prob(points[i : i + _BATCH])) for i in range(0, len(points), _BATCH)]
-    log_q = np.concatenate(parts).astype("float64")
+    log_q = _log_prob(model, points, None)
     p = np.exp(log_p) * cell
     inside = p > 0
     return {
@@ -57,6 +67,49 @@ def divergence(model: Any, source: Source, cells: int = CELLS) -> dict[str, Any]
         "box": box,
         "cells": cells,
     }
+
+
+def masses(model: Any, source: Source, cells: int = CELLS) -> dict[str, Any]:
+    """Return the integral of a conditional flow's density given each of the source's conditions.
+
+    Args:
+        model: a flow of events of the shape (2,) that takes conditions.
+        source: points of known density with their conditions; of more than `MOST_CONDITIONS` different ones
+            as many are taken, spread over their order.
+        cells: on each axis; the cells are those of `divergence`.
+
+    Returns:
+        `conditions` (as lists or numbers), `masses` (an integral for each), `box` and `cells`.
+
+    Raises:
+        ValueError: the flow or the source is of another kind.
+    """
+    if not applies_given_conditions(model, source):
+        raise ValueError(
+            f"masses takes a conditional flow of event_shape=(2,) and a source of known density with "
+            f"conditions. Received: event_shape={model.event_shape}, "
+            f"condition_shape={model.condition_shape}, source {source.name!r}"
+        )
+    x, condition = source.head()
+    points, cell, box = grid(x, cells)
+    different = np.unique(np.asarray(condition), axis=0)
+    places = np.linspace(0, len(different) - 1, min(len(different), MOST_CONDITIONS)).round().astype(int)
+    return {
+        "conditions": different[places].tolist(),
+        "masses": [float(np.exp(_log_prob(model, points, one)).sum() * cell) for one in different[places]],
+        "box": box,
+        "cells": cells,
+    }
+
+
+def _log_prob(model: Any, points: np.ndarray, condition: Any) -> np.ndarray:
+    """Return the log_prob of all points in float64, given one condition or none."""
+    parts = []
+    for start in range(0, len(points), _BATCH):
+        batch = points[start : start + _BATCH]
+        given = None if condition is None else np.broadcast_to(condition, (len(batch), *np.shape(condition)))
+        parts.append(np.asarray(model.log_prob(batch, given)))
+    return np.concatenate(parts).astype("float64")
 
 
 def grid(x: np.ndarray, cells: int) -> tuple[np.ndarray, float, list[list[float]]]:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
+import tensorflow as tf
 
 import flowzoo
 from flowzoo import measure, quadrature, registry
@@ -54,6 +57,39 @@ def test_what_does_not_invert_or_integrate_is_not_published() -> None:
         measure.check_published("x_y", {**good, "truth": {"mass": 1.01}})
     with pytest.raises(FloatingPointError, match="integrates to nan"):
         measure.check_published("x_y", {**good, "truth": {"mass": float("nan")}})
+    given = {"conditions": [0, 1], "masses": [1.0, 0.9995]}
+    measure.check_published("x_y", {**good, "given_conditions": given})
+    with pytest.raises(FloatingPointError, match="given the condition 1 integrates to 0.98"):
+        measure.check_published("x_y", {**good, "given_conditions": {**given, "masses": [1.0, 0.98]}})
+
+
+class MisscaledGivenOne(DiagonalScaling):
+    """Its density given the class 1 is half as large as it should be."""
+
+    def _inverse(self, x: tf.Tensor, condition: tf.Tensor | None = None) -> tuple[tf.Tensor, tf.Tensor]:
+        z, log_det = super()._inverse(x, condition)
+        return z, log_det - np.log(2) * tf.cast(condition[:, 1], log_det.dtype)
+
+
+@pytest.mark.parametrize(("layer", "given_one"), [(DiagonalScaling, 1.0), (MisscaledGivenOne, 0.5)])
+def test_the_mass_given_each_condition(layer: type[DiagonalScaling], given_one: float) -> None:
+    flow = Flow([layer()], event_shape=(2,), num_classes=2)
+    flow.trainable_weights[0].assign([0.0, 0.0])
+    source = normal_source(0.0, 1.0)
+    labelled = dataclasses.replace(source, condition=np.arange(4000, dtype="int32") % 2, num_classes=2)
+    found = quadrature.masses(flow, labelled, cells=200)
+    assert found["conditions"] == [0, 1]
+    assert found["masses"] == pytest.approx([1.0, given_one], abs=1e-4)
+    with pytest.raises(ValueError, match="with conditions"):
+        quadrature.masses(flow, source)
+
+
+def test_of_many_conditions_some_are_taken() -> None:
+    flow = Flow([DiagonalScaling()], event_shape=(2,), condition_shape=(1,))
+    numbers = np.linspace(0, 1, 4000, dtype="float32")[:, None]
+    found = quadrature.masses(flow, dataclasses.replace(normal_source(0.0, 1.0), condition=numbers), cells=50)
+    assert len(found["masses"]) == quadrature.MOST_CONDITIONS
+    assert (found["conditions"][0], found["conditions"][-1]) == ([0.0], [1.0])
 
 
 PLANE = [

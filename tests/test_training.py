@@ -20,6 +20,7 @@ from flowzoo.data import Source, open_source
 from flowzoo.layers import DiagonalScaling
 from flowzoo.models import Flow, RealNVP
 from flowzoo.training.callbacks import RoundTrip, StopOnNaN
+from flowzoo.training.feed import Feed
 from flowzoo.training.optimizers import Trapezoid, make_optimizer
 from flowzoo.training.recipe import train_recipe
 from flowzoo.zoo import ModelInfo
@@ -48,6 +49,17 @@ def test_the_round_trip_is_logged_and_a_lossy_flow_is_warned_of(
         trip.on_epoch_end(0, logs)
     assert (logs["val_round_trip"] < 1e-5) == inverts
     assert ("errs by" in caplog.text) != inverts
+
+
+def test_statistics_are_set_from_one_pass_over_the_data() -> None:
+    """A small set is not read again and again, until there are as many examples as a large one gives."""
+    recipe = TrainingConfig(epochs=1, batch_size=32, optimizer=OptimizerConfig(learning_rate=1e-3))
+    x = np.arange(210, dtype="float32").reshape(70, 3)
+    for limit, batches in ((None, 2), (40, 1)):
+        feed = Feed(recipe, Source(x=x), Source(x=x), False, limit, tf.distribute.get_strategy())
+        read = [batch.numpy() for batch in feed.whole()]
+        assert [batch.shape for batch in read] == [(32, 3)] * batches
+        assert len(np.unique(np.concatenate(read)[:, 0])) == 32 * batches
 
 
 def test_a_recipe_logs_the_round_trip_of_each_epoch(tmp_path: Any) -> None:

@@ -51,8 +51,12 @@ class Feed:
         self._validation_batch_size = recipe.validation_batch_size or recipe.batch_size
 
     def whole(self) -> tf.data.Dataset:
-        """Return the batches from the first on, whole: every worker sees the same."""
-        return self._batches(0, None)
+        """Return the batches of one pass over the data, whole: every worker sees the same.
+
+        Without end where it is not known how many examples there are.
+        """
+        dataset, size = self._batches(0, None), _size(self.train, self.limit)
+        return dataset if size is None else dataset.take(size // self.batch_size)
 
     def training(self, skip: int) -> Any:
         """Return the batches after the first `skip`: each replica's part of them.
@@ -113,7 +117,7 @@ class Feed:
 
 def _steps(recipe: TrainingConfig, train: Source, limit: int | None) -> tuple[int, int]:
     """Return the steps of one epoch, and the size of a batch."""
-    size = train.size if limit is None or train.size is None else min(limit, train.size)
+    size = _size(train, limit)
     batch_size = recipe.batch_size if size is None else min(recipe.batch_size, size)
     steps = recipe.steps_per_epoch
     if steps is None:
@@ -121,3 +125,8 @@ def _steps(recipe: TrainingConfig, train: Source, limit: int | None) -> tuple[in
             raise ValueError(f"The size of {train.name} is unknown: the recipe must name steps_per_epoch.")
         steps = max(1, math.floor(size / batch_size))
     return steps, batch_size
+
+
+def _size(train: Source, limit: int | None) -> int | None:
+    """Return how many examples are trained on; None where it is not known."""
+    return train.size if limit is None or train.size is None else min(limit, train.size)

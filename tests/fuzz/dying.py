@@ -6,6 +6,7 @@ import contextlib
 import ctypes
 import os
 import random
+import time
 from typing import Any
 
 from tests.fuzz import runner
@@ -30,6 +31,11 @@ def work_early(name: str, start: int, *rest: Any) -> None:
 def work_late(name: str, start: int, *rest: Any) -> None:
     """Work as a broken runner would that leaves out the first input of every turn but the first."""
     runner.work(name, start + (start > 0), *rest)
+
+
+def work_never(*arguments: Any) -> None:
+    """Hang before the first input."""
+    time.sleep(60)
 
 
 _WAYS = {

@@ -25,6 +25,8 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 PART = 500
 # A worker that does not move for so many limits hangs where no alarm reaches it, and is killed.
 PATIENCE = 4
+# Before the first input a worker makes its world and tries the known inputs; seconds that this may take.
+PREPARATION = 900.0
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -73,19 +75,23 @@ def fuzz(name: str, inputs: int, seed: int) -> Report:
                     bar.update(task, completed=at)
                 if not worker.is_alive() and not _waiting(ours):
                     break
-                # Before the first input the world is made, which has its time.
-                if at >= 0 and time.monotonic() - moved > PATIENCE * target.limit:
+                if time.monotonic() - moved > (PATIENCE * target.limit if at >= 0 else PREPARATION):
                     worker.kill()
             worker.join()
             if worker.exitcode and worker.exitcode > 0:
-                raise SystemExit(
-                    f"{log.read_text()}\n{name}: the harness itself failed, at input {here.value}"
-                )
+                raise SystemExit(f"{_said(log)}{name}: the harness itself failed, at input {here.value}")
             if done < end:
+                if at < 0 and at in skipped:
+                    raise SystemExit(f"{_said(log)}{name}: two workers ended before their first input")
                 skipped.add(at)
                 total.fail(at, f"the process ended with {worker.exitcode}")
                 sys.stderr.write(f"{name}: the process ended with {worker.exitcode} at input {at}\n")
     return total
+
+
+def _said(log: Path) -> str:
+    """Return what a worker wrote to standard error: one that is killed early has not come to it."""
+    return f"{log.read_text()}\n" if log.exists() else ""
 
 
 def _waiting(connection: Any) -> bool:

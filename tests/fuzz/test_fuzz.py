@@ -173,6 +173,12 @@ class TestRunner:
             [0, 1, 2], [3], [4, 5], [6, 7]
         ]  # fmt: skip
 
+    def test_one_that_hangs_before_its_first_input_is_killed(self, monkeypatch):
+        monkeypatch.setattr(runner, "PREPARATION", 0.5)
+        monkeypatch.setattr(runner, "work", dying.work_never)
+        with pytest.raises(SystemExit, match="two workers ended before their first input"):
+            runner.fuzz("dying", 7, seed=0)
+
     @pytest.mark.parametrize("broken", [dying.work_early, dying.work_late])
     def test_an_input_tried_twice_or_never_would_be_noticed(self, broken, turns, monkeypatch):
         monkeypatch.setattr(runner, "work", broken)

@@ -1,8 +1,9 @@
-"""Train flows on one device and on several logical CPUs: `test_replicas.py` runs it in a process.
+"""Train flows on one device and on several: `test_replicas.py` runs it in a process.
 
 python -m tests.models.replicas_script REPLICAS STEPS OPTIONS CASE... prints a line a case: what one device
-gave and what the replicas gave. A case may have options of its own, CASE@OPTIONS. (One strategy a process:
-the collectives of a second one clash with its own.)
+gave and what the replicas gave. The devices are logical CPUs, or with "gpu" among the options the machine's
+GPUs. A case may have options of its own, CASE@OPTIONS. (One strategy a process: the collectives of a second
+one clash with its own.)
 """
 
 from __future__ import annotations
@@ -133,12 +134,20 @@ def _flat(weights: list[np.ndarray]) -> list[float]:
     return [value for weight in weights for value in np.ravel(weight).astype(float).tolist()]
 
 
+def devices(replicas: int, gpu: bool) -> list[str]:
+    """Return the names of as many devices: logical CPUs, or GPUs that compute in all digits of float32."""
+    if gpu:
+        tf.config.experimental.enable_tensor_float_32_execution(False)
+        return [f"GPU:{index}" for index in range(replicas)]
+    cpu = tf.config.list_physical_devices("CPU")[0]
+    tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * replicas)
+    return [f"CPU:{index}" for index in range(replicas)]
+
+
 def main() -> None:
     """Train what the command line names."""
     replicas, steps, options, cases = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], sys.argv[4:]
-    cpu = tf.config.list_physical_devices("CPU")[0]
-    tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * replicas)
-    strategy = tf.distribute.MirroredStrategy([f"CPU:{index}" for index in range(replicas)])
+    strategy = tf.distribute.MirroredStrategy(devices(replicas, "gpu" in options))
     for case in cases:
         name, _, own = case.partition("@")
         try:

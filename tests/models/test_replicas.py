@@ -35,7 +35,9 @@ SHORTLY = [*(family for family in FAMILIES if family not in ALIKE), "flow_matchi
 def run(replicas: int, steps: int, options: str, cases: list[str], timeout: float) -> dict[str, Any]:
     """Train cases on one and on several replicas, in one process of its own: imports take seconds."""
     root = str(Path(__file__).parents[2])
-    env = {**os.environ, "PYTHONPATH": root, "CUDA_VISIBLE_DEVICES": "", "TF_CPP_MIN_LOG_LEVEL": "3"}
+    env = {**os.environ, "PYTHONPATH": root, "TF_CPP_MIN_LOG_LEVEL": "3"}
+    if "gpu" not in options:
+        env["CUDA_VISIBLE_DEVICES"] = ""
     command = [
         sys.executable,
         "-m",
@@ -101,6 +103,17 @@ def test_two_replicas_equal_one_for_every_family_under_xla() -> None:
     found = run(2, 6, "jit,evaluate", cases, 3500)
     for case in cases:
         check(found[case])
+
+
+@pytest.mark.gpu
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("options", ["gpu,evaluate", "gpu,jit,evaluate"])
+def test_two_gpus_equal_one_for_fifty_steps(options: str, record_property: Any) -> None:
+    """Wants a machine with two GPUs. Exact couplings leave the graph, and are not compiled."""
+    assert len(tf.config.list_physical_devices("GPU")) >= 2
+    cases = [case for case in CASES if "jit" not in options or case != "flow_matching:exact"]
+    found = run(2, 50, options, cases, 3500)
+    record_property("largest relative difference", {case: check(found[case]) for case in cases})
 
 
 # -- noise ------------------------------------------------------------------------------------------

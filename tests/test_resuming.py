@@ -251,37 +251,59 @@ def test_patience_counts_epochs_without_a_better_loss() -> None:
 # -- other data -----------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def pictures(tmp_path: Path) -> Path:
-    folder = tmp_path / "holidays"
+def write_pictures(folder: Path, scale: int = 4) -> Path:
+    """Write pictures a little higher or wider than square, of 12 coloured fields each."""
     folder.mkdir()
     random = np.random.RandomState(0)
     for number in range(24):
-        pixels = np.kron(random.randint(0, 256, (3, 4, 3)), np.ones((4, 4, 1))).astype(np.uint8)
+        pixels = np.kron(random.randint(0, 256, (3, 4, 3)), np.ones((scale, scale, 1))).astype(np.uint8)
         Image.fromarray(pixels).save(folder / f"{number:03d}.png")
     return folder
 
 
-def test_pictures_of_the_users_own(tmp_path: Path, pictures: Path, capsys: Any) -> None:
-    out = tmp_path / "runs"
-    shared = ["--pictures", str(pictures), "--size", "8", "--as", "realnvp_holidays", "--out", str(out)]
-    command = ["train", "test_realnvp", *shared, "-o", "mirror=true", "--epochs", "2", "--previews", "1"]
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    return write_pictures(tmp_path / "holidays")
+
+
+SMALL_NETWORKS: dict[str, dict[str, Any]] = {
+    "realnvp": {"num_couplings": 1, "num_levels": 1, "filters": 8, "blocks": 1},
+    "glow": {"num_levels": 3, "num_steps": 1, "filters": 8},
+}
+
+
+@pytest.mark.parametrize(
+    ("family", "size"),
+    [
+        ("realnvp", 8),
+        *(
+            pytest.param(family, size, marks=pytest.mark.slow)
+            for family in SMALL_NETWORKS
+            for size in (32, 64, 128)
+        ),
+    ],
+)
+def test_pictures_of_the_users_own(family: str, size: int, tmp_path: Path, capsys: Any) -> None:
+    pictures, out = write_pictures(tmp_path / "holidays", scale=max(4, size // 2)), tmp_path / "runs"
+    name = f"{family}_holidays"
+    shared = ["--pictures", str(pictures), "--size", str(size), "--as", name, "--out", str(out)]
+    command = ["train", f"test_any_{family}", *shared]
+    command += ["-o", "mirror=true", "--epochs", "2", "--previews", "1"]
     # The entry's own number of values is that of its own data.
-    content = registry.get_config("test_realnvp").model_dump(mode="json")
-    content["model"]["args"] = {"num_couplings": 1, "num_levels": 1, "filters": 8, "blocks": 1}
-    content |= {"name": "test_any_realnvp", "weights": {}}
+    content = registry.get_config(f"test_{family}").model_dump(mode="json")
+    content["model"]["args"] = SMALL_NETWORKS[family]
+    content |= {"name": f"test_any_{family}", "weights": {}}
     registry.register_config(parse_config(content), overwrite=True)
-    command[1] = "test_any_realnvp"
     assert main([*command, "-q", "--json"]) == 0, capsys.readouterr().err
     result = json.loads(capsys.readouterr().out)
-    folder = out / "realnvp_holidays"
+    folder = out / name
     assert result["path"] == str(folder)
-    drawn = sorted(path.name for path in (out / "realnvp_holidays.training" / "previews").iterdir())
+    drawn = sorted(path.name for path in (out / f"{name}.training" / "previews").iterdir())
     assert drawn == ["epoch_0001.png", "epoch_0002.png"]
-    assert list((out / "realnvp_holidays.training" / "tensorboard").glob("events*"))
-    assert not list((out / "realnvp_holidays.training" / "states").glob("*"))
+    assert list((out / f"{name}.training" / "tensorboard").glob("events*"))
+    assert not list((out / f"{name}.training" / "states").glob("*"))
     flow = flowzoo.load(f"path:{folder}")
-    assert flow.event_shape == (8, 8, 3) and flow.name == "realnvp_holidays"
+    assert flow.event_shape == (size, size, 3) and flow.name == name
     target = str(tmp_path / "x.png")
     assert main(["sample", f"path:{folder}", "--num", "4", "--out", target]) == 0
     assert main(["reconstruct", f"path:{folder}", str(pictures / "000.png"), "--out", target]) == 0

@@ -16,6 +16,7 @@ from flowzoo.cli import app, codes, files, main, options
 from flowzoo.cli.console import Talk
 from flowzoo.data import open_source
 from flowzoo.errors import MissingDataError
+from tests.models.flows import sparing
 
 ROOT = Path(__file__).resolve().parent.parent
 COMMANDS = ("list", "info", "sample", "score", "train", "evaluate", "export", "serve", "verify", "doctor")
@@ -356,7 +357,7 @@ def test_labels_are_given_to_the_samples_in_turn(run, tmp_path):
     assert not (tmp_path / "y.npz").exists()
 
 
-@pytest.mark.parametrize("name", trained())
+@pytest.mark.parametrize("name", sparing(trained()))
 def test_score_agrees_with_the_model(run, tmp_path, name):
     import flowzoo
 

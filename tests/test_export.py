@@ -31,7 +31,7 @@ from flowzoo.paths import packaged
 from flowzoo.serving import ops
 from flowzoo.training.previews import preview_conditions
 from tests import c_host, capi
-from tests.models.flows import KINDS, shared
+from tests.models.flows import KINDS, shared, sparing
 
 SIGNATURES = {
     "serving_default",
@@ -43,6 +43,7 @@ SIGNATURES = {
     "from_latent",
 }
 FAMILIES = sorted(families())
+every = pytest.mark.parametrize("family", sparing(FAMILIES))
 
 _CLIENT = textwrap.dedent(
     """
@@ -95,20 +96,22 @@ def exported(family: str, kind: str, folder: Path, **options: str) -> tuple:
 
 
 @pytest.fixture(scope="module")
-def served(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """Export every family, and use all exports in one other process: its imports take seconds."""
+def served(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """Export the families that are asked for, and use them in one other process: its imports take seconds."""
     root = tmp_path_factory.mktemp("served")
-    for family in FAMILIES:
+    asked = [item for item in request.session.items if "served" in getattr(item, "fixturenames", ())]
+    wanted = sorted({item.callspec.params["family"] for item in asked})
+    for family in wanted:
         (root / family).mkdir()
         np.savez(root / family / "in.npz", **exported(family, "labelled_image", root / family)[1])
     env = {**os.environ, "PYTHONPATH": "", "TF_CPP_MIN_LOG_LEVEL": "3"}
-    command = [sys.executable, "-c", _CLIENT, *(str(root / family) for family in FAMILIES)]
+    command = [sys.executable, "-c", _CLIENT, *(str(root / family) for family in wanted)]
     done = subprocess.run(command, capture_output=True, text=True, env=env, cwd=root, timeout=280)
     assert done.returncode == 0, done.stderr[-3000:]
     return root, done.stderr
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@every
 def test_in_a_fresh_process(family: str, served: tuple[Path, str]) -> None:
     root, complaints = served
     flow = shared(family, "labelled_image")
@@ -131,7 +134,7 @@ def test_in_a_fresh_process(family: str, served: tuple[Path, str]) -> None:
     np.testing.assert_allclose(out["back"], arrays["x"], atol=2e-3)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@every
 def test_in_a_process_without_python(family: str, served: tuple[Path, str], tmp_path: Path) -> None:
     """TensorFlow's C++ loader, as TensorFlow Serving has it, in a program in C: every signature and size."""
     flow, what = shared(family, "labelled_image"), KINDS["labelled_image"]
@@ -320,12 +323,12 @@ def _rounded(weight: Any) -> np.ndarray:
     return value.astype(ml_dtypes.bfloat16).astype(value.dtype) if _is_matrix(weight) else value
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@every
 def test_a_stock_server_has_every_operation(family: str, served: tuple[Path, str]) -> None:
     assert ops.problems(served[0] / family / "1") == []
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@every
 def test_eight_bits_are_read_alike_with_and_without_the_graph(
     family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

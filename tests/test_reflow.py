@@ -203,6 +203,7 @@ def test_a_flow_learns_to_leave_single_colours_where_they_are() -> None:
 # -- training -------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_stopped_reflow_goes_on_as_if_it_had_not_stopped(
     tmp_path: Path, teacher: Any, moons: list[Source]
 ) -> None:

@@ -88,6 +88,7 @@ def test_the_same_type_gives_the_same_weights(tmp_path: Path) -> None:
     assert _card(folder)["weights_dtype"] == "float32"
 
 
+@pytest.mark.slow
 def test_evaluations_are_counted_anew(tmp_path: Path) -> None:
     folder = republish("test_ffjord", weights_dtype="float16", out=tmp_path)
     assert _card(folder)["nfe"] == {"log_prob": 24.0, "sample": 24.0, "num_examples": 64}

@@ -70,7 +70,8 @@ def test_a_recipe_logs_the_round_trip_of_each_epoch(tmp_path: Any) -> None:
     assert trained["epochs"] > 2
 
 
-@pytest.mark.parametrize("solver", ["rk4", pytest.param("dopri5", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("solver", ["rk4", "dopri5"])
 def test_the_card_counts_the_evaluations_of_a_continuous_flow(
     solver: str, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

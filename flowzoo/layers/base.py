@@ -137,7 +137,10 @@ class FlowLayer(keras.layers.Layer):
         return event_shape
 
     # -- the two directions -----------------------------------------------------------------------
+    # In a user's tf.function AutoGraph would convert every line below, which takes longer than tracing them;
+    # nothing is written for it.
 
+    @tf.autograph.experimental.do_not_convert
     def flow_forward(self, z: Any, condition: Any = None) -> tuple[tf.Tensor, tf.Tensor]:
         """Map latent to data.
 
@@ -153,6 +156,7 @@ class FlowLayer(keras.layers.Layer):
         """
         return self._forward(self._checked("z", z, "latent_shape"), self._checked_condition(condition))
 
+    @tf.autograph.experimental.do_not_convert
     def flow_inverse(self, x: Any, condition: Any = None) -> tuple[tf.Tensor, tf.Tensor]:
         """Map data to latent.
 

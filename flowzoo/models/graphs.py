@@ -48,6 +48,8 @@ class Graphs:
     def _call(self, name: str, **arguments: Any) -> Any:
         return self.run(name, getattr(self._flow, f"raw_{name}"), **arguments)
 
+    # Nothing here is written for AutoGraph, which would take several times as long as the tracing itself.
+    @tf.autograph.experimental.do_not_convert
     def run(self, key: Hashable, function: Callable, **arguments: Any) -> Any:
         """Run a tensor function of the flow; what was traced under a key is used again.
 

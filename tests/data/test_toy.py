@@ -87,7 +87,17 @@ def _grid(source) -> tuple[np.ndarray, float]:
     return np.stack(np.meshgrid(*axes), axis=-1).reshape(-1, 2), cell
 
 
-@pytest.mark.parametrize("name", list_sources("toy"))
+# Curves of many points, whose density at 40,000 places takes seconds: others are made in the same way.
+MANY_POINTS = ("pinwheel", "rings")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.slow) if name in MANY_POINTS else name
+        for name in list_sources("toy")
+    ],
+)
 def test_the_density_is_that_of_the_points(name):
     source = open_source(name, num_examples=20000)
     points, cell = _grid(source)

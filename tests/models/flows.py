@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
+import pytest
 
 from flowzoo.models import Flow, families
 
@@ -45,7 +47,29 @@ KINDS = {
         Kind("odd_image", (3, 5, 2), {"num_values": 8}),
     )
 }
-# What every family is examined with: each costs seconds of tracing. Single tests take the other kinds.
+# Families built from the parts of another one. What takes seconds a family is examined in that one by default
+# (with the mark slow in these too): tracing all nine for each test took a third of the whole run.
+ALIKE = {"ffjord": "flow_matching", "iaf": "maf", "nsf": "glow", "realnvp": "glow"}
+# Their networks see an image as a vector, which another kind is.
+OF_VECTORS = ("iaf", "maf", "nice")
+
+
+def sparing(cases: Iterable[Any], also: Iterable[str] = ()) -> list[Any]:
+    """Mark the cases of families like another one slow, and those of the families in `also`.
+
+    A case is the name of a family, with or without ":variant", that of its tiny entry ("test_..."), or a
+    tuple that begins with one of them.
+    """
+    slow = {*ALIKE, *also}
+    marked = []
+    for case in cases:
+        values = case if isinstance(case, tuple) else (case,)
+        left = values[0].removeprefix("test_").split(":")[0] in slow
+        marked.append(pytest.param(*values, marks=pytest.mark.slow if left else ()))
+    return marked
+
+
+# What every family is examined with. Single tests take the other kinds.
 CASES = [(family, kind) for family in sorted(families()) for kind in ("conditional", "labelled_image")]
 
 
@@ -73,4 +97,4 @@ def randomise_gently(flow: Flow, seed: int, scale: float) -> None:
         weight.assign(weight + scale * rng.normal(size=weight.shape) / np.sqrt(fan))
 
 
-__all__ = ["CASES", "KINDS", "Kind", "make", "randomise_gently", "shared"]
+__all__ = ["ALIKE", "CASES", "KINDS", "OF_VECTORS", "Kind", "make", "randomise_gently", "shared", "sparing"]

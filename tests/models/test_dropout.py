@@ -18,7 +18,14 @@ from flowzoo.networks.dropout import drop, dropping, step_of_a_loop
 from tests.harness import randomise
 
 IMAGE, VECTOR = (4, 4, 1), (3,)
-FLOWS = [(NSF, VECTOR), (NSF, IMAGE), (Glow, VECTOR), (Glow, IMAGE), (RealNVP, VECTOR)]
+# The image of the one and the vector of the other compile the same layers in other families, for seconds.
+FLOWS = [
+    (NSF, VECTOR),
+    pytest.param(NSF, IMAGE, marks=pytest.mark.slow),
+    pytest.param(Glow, VECTOR, marks=pytest.mark.slow),
+    (Glow, IMAGE),
+    (RealNVP, VECTOR),
+]
 
 
 def _flow(family: Any, shape: tuple[int, ...], dropout: float, **arguments: Any) -> tuple[Any, tf.Tensor]:
@@ -49,7 +56,7 @@ def test_dropout_is_of_the_example_and_of_training_alone(family: Any, shape: tup
     np.testing.assert_allclose(without.log_prob(x), flow.log_prob(x), rtol=1e-6)
 
 
-@pytest.mark.parametrize("jit_compile", [False, True])
+@pytest.mark.parametrize("jit_compile", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_a_flow_with_dropout_trains_and_is_saved(tmp_path: Path, jit_compile: bool) -> None:
     flow, x = _flow(Glow, VECTOR, 0.2)
     flow.compile(keras.optimizers.Adam(1e-2), jit_compile=jit_compile)

@@ -16,7 +16,7 @@ import tensorflow as tf
 
 from flowzoo.models import families
 from flowzoo.models.replicas import check_strategy
-from tests.models.flows import KINDS
+from tests.models.flows import ALIKE, KINDS, sparing
 from tests.models.replicas_script import VARIANTS
 
 FAMILIES = sorted(families())
@@ -27,8 +27,6 @@ COMPILED = "nice@short,jit,evaluate"
 # Weight decay, which Keras applies from outside of the replicas, and losses that are scaled, as for float16.
 OPTIMIZERS = ["nice@short,adamw", "nice@short,scaled"]
 COMPILED_OPTIMIZER = "nice@short,adamw,jit"
-# Families that replicate by nothing of their own, beside one that the default run has: only the slow runs do.
-ALIKE = {"iaf": "maf", "nsf": "realnvp"}
 SHORTLY = [*(family for family in FAMILIES if family not in ALIKE), "flow_matching:exact"]
 
 
@@ -119,7 +117,7 @@ def test_two_gpus_equal_one_for_fifty_steps(options: str, record_property: Any) 
 # -- noise ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", sparing(CASES))
 def test_equal_examples_of_a_batch_share_no_noise_in_training(case: str) -> None:
     """Twelve copies of an image: twelve losses in a step of training, one in evaluation."""
     kind, family = KINDS["labelled_image"], families()[case.split(":")[0]]

@@ -99,8 +99,8 @@ def exported(family: str, kind: str, folder: Path, **options: str) -> tuple:
 def served(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """Export the families that are asked for, and use them in one other process: its imports take seconds."""
     root = tmp_path_factory.mktemp("served")
-    asked = [item for item in request.session.items if "served" in getattr(item, "fixturenames", ())]
-    wanted = sorted({item.callspec.params["family"] for item in asked})
+    asked = [item for item in request.session.items if item.path == request.path]
+    wanted = sorted({item.callspec.params["family"] for item in asked if "served" in item.fixturenames})
     for family in wanted:
         (root / family).mkdir()
         np.savez(root / family / "in.npz", **exported(family, "labelled_image", root / family)[1])

@@ -49,6 +49,7 @@ def test_parameters_are_matched() -> None:
     assert abs(peers / ours - 1) < 0.01
 
 
+@pytest.mark.slow
 def test_our_side_trains_and_starts_where_it_should(faces: Faces) -> None:
     from benchmarks.glow_flowzoo import Ours
 

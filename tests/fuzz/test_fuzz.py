@@ -18,17 +18,17 @@ import pytest
 from tests.fuzz import dying, harness, runner, targets
 from tests.fuzz.harness import Report, Target, input_of, run, try_known
 
-# How many inputs of each target the short form tries: together some twenty seconds of one core.
+# How many inputs of each target the short form tries: together some ten seconds of one core.
 SHORT = {
-    "configs": 400,
-    "arguments": 100,
-    "images": 400,
-    "audio": 600,
+    "configs": 200,
+    "arguments": 50,
+    "images": 200,
+    "audio": 400,
     "tables": 300,
     "records": 60,
-    "requests": 150,
-    "flows": 150,
-    "weights": 400,
+    "requests": 100,
+    "flows": 100,
+    "weights": 200,
     "models": 20,
     "downloads": 150,
 }

@@ -30,13 +30,13 @@ def test_every_layer_says_how_it_is_tested(cls: type[FlowLayer]) -> None:
 
 
 def _checks() -> list[object]:
-    """Every property of every case; of a layer's further cases what takes seconds to compile is slow."""
+    """Every property of every case; of a layer's further cases what takes seconds to trace is slow."""
     return [
         pytest.param(
             subject,
             check,
             id=f"{subject.cls.__name__}-{subject.index}-{check}",
-            marks=pytest.mark.slow if check == "graph_and_xla" and subject.index else (),
+            marks=pytest.mark.slow if check in ("graph_and_xla", "tfp_view") and subject.index else (),
         )
         for subject in SUBJECTS
         for check in PROPERTIES

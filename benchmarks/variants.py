@@ -44,6 +44,7 @@ VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
         "dropout 0.2": {"dropout": 0.2},
         ZUKO: {},
     },
+    "ffjord": {"as it is": {}, "Glorot's start": {"start": "glorot"}, ZUKO: {}},
     "flow_matching": {
         "as it is": {},
         "zuko's start": {"start": "torch"},
@@ -107,6 +108,14 @@ def build_nsf(family: Any, size: int, dropout: float = 0.0) -> Any:
     return flowzoo.build("nsf", (size,), **given, dropout=dropout)
 
 
+def build_ffjord(family: Any, size: int, exact: bool) -> Any:
+    """Build the continuous flow of the comparison: it trains with the trace that is asked for."""
+    import flowzoo
+
+    given = {"hidden_units": list(family.hidden), "network": "mlp", "steps": 8}
+    return flowzoo.build("ffjord", (size,), **given, trace="exact" if exact else "hutchinson")
+
+
 def build_flow_matching(family: Any, size: int, waves: int | None = None, **arguments: Any) -> Any:
     """Build the flow of the comparison; `waves` of the time in place of two."""
     import flowzoo
@@ -123,7 +132,12 @@ def build_flow_matching(family: Any, size: int, waves: int | None = None, **argu
         return flowzoo.build("flow_matching", (size,), **given, **arguments)
 
 
-BUILDERS = {"maf": build_maf, "nsf_coupling": build_nsf, "flow_matching": build_flow_matching}
+BUILDERS = {
+    "maf": build_maf,
+    "nsf_coupling": build_nsf,
+    "ffjord": build_ffjord,
+    "flow_matching": build_flow_matching,
+}
 
 
 def start_as_torch(flow: Any, seed: int) -> None:
@@ -147,7 +161,15 @@ def start_as_he(flow: Any, seed: int) -> None:
             weight.assign(sd * rng.normal(size=weight.shape))
 
 
-STARTS = {"torch": start_as_torch, "he": start_as_he}
+def start_as_glorot(flow: Any, seed: int) -> None:
+    """Draw the kernels that start at zero as Glorot & Bengio (2010) do, as Keras draws the others."""
+    rng = np.random.default_rng(seed)
+    for weight in flow.trainable_weights:
+        if weight.path.endswith("kernel") and not np.any(weight):
+            weight.assign(rng.uniform(-1, 1, weight.shape) * np.sqrt(6 / sum(weight.shape)))
+
+
+STARTS = {"torch": start_as_torch, "he": start_as_he, "glorot": start_as_glorot}
 
 
 def run(family_name: str, table_name: str, variant: str, seed: int, share: float) -> float:
@@ -174,6 +196,8 @@ def run(family_name: str, table_name: str, variant: str, seed: int, share: float
     built: list[Any] = []
 
     def build(family: Any, size: int, exact: bool = True) -> Any:
+        if family_name == "ffjord":
+            arguments["exact"] = exact
         built.append(BUILDERS[family_name](family, size, **arguments))
         if start and len(built) == 1:  # the other one only scores
             start(built[0], seed)

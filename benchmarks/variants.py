@@ -108,7 +108,7 @@ def build_nsf(family: Any, size: int, dropout: float = 0.0) -> Any:
     return flowzoo.build("nsf", (size,), **given, dropout=dropout)
 
 
-def build_ffjord(family: Any, size: int, exact: bool) -> Any:
+def build_ffjord(family: Any, size: int, exact: bool = True) -> Any:
     """Build the continuous flow of the comparison: it trains with the trace that is asked for."""
     import flowzoo
 

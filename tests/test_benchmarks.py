@@ -94,12 +94,19 @@ def test_both_sides_are_called_in_turns_by_every_client() -> None:
 
 def test_the_table_of_serving_gives_ratios() -> None:
     def side(scale: float) -> dict[str, float]:
-        return {"p50_ms": scale, "p99_ms": 2 * scale, "processor_ms": 3 * scale, "calls_a_second": 4 / scale}
+        return {
+            "p50_ms": scale,
+            "p99_ms": 2 * scale,
+            "processor_ms": 3 * scale,
+            "calls_a_second": 4 / scale,
+            "calls": 9 * scale,
+        }
 
     run = {"entry": "maf", "signature": "sample", "rows": 1, "clients": 8, "load_average": 2.5}
+    run |= {"rounds": 8, "seconds": 0.5}
     found = {"machine": "m", "runs": [{**run, "exported": side(1.0), "keras": side(4.0)}]}
     row = serving.as_table(found).splitlines()[-1]
-    assert row == "| maf | sample | 1 | 8 | 1.00 / 2.00 | x 0.25 | x 0.25 | x 0.25 | x 4.00 |"
+    assert row == "| maf | sample | 1 | 8 | 9.0 | 1.00 / 2.00 | x 0.25 | x 0.25 | x 0.25 | x 4.00 |"
 
 
 def test_the_kernel_distance_is_zero_between_equal_distributions_and_grows() -> None:
@@ -176,9 +183,9 @@ def test_variants_are_variants_of_what_is_compared(family: str) -> None:
         if start:
             before = flow.get_weights()
             start(flow, 0)
-            assert (
-                sum(not np.array_equal(*pair) for pair in zip(before, flow.get_weights(), strict=True)) >= 4
-            )
+            changed = [not np.array_equal(*pair) for pair in zip(before, flow.get_weights(), strict=True)]
+            # Of a velocity that starts at zero the last kernel alone does.
+            assert sum(changed) >= (1 if family == "ffjord" else 4)
 
 
 def test_the_affine_of_the_peer_inverts_with_its_log_det() -> None:

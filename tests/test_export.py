@@ -328,7 +328,7 @@ def test_a_stock_server_has_every_operation(family: str, served: tuple[Path, str
     assert ops.problems(served[0] / family / "1") == []
 
 
-@every
+@pytest.mark.parametrize("family", sparing(FAMILIES, ("flow_matching", "nice", "tarflow")))
 def test_eight_bits_are_read_alike_with_and_without_the_graph(
     family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -499,27 +499,40 @@ def _names_nothing_twice(file: Path) -> None:
 
 
 def test_captured_tensors_keep_their_nodes(tmp_path: Path) -> None:
-    """What the object graph says of a function's node is found under the node's new name."""
-    from tensorflow.core.protobuf import saved_model_pb2
+    """What the object graph says of a function's node is found under the node's new name.
 
+    TensorFlow writes such entries for tensors that TFP's bijectors keep; exports of today have none.
+    """
     original = packaged("saved_models") / "test_realnvp"
     shutil.copytree(original / "1", tmp_path / "1")
-    saved = saved_model_pb2.SavedModel.FromString((tmp_path / "1" / "saved_model.pb").read_bytes())
+    saved = _saved(tmp_path / "1")
     meta = saved.meta_graphs[0]
-    captured = [n.captured_tensor for n in meta.object_graph_def.nodes if n.HasField("captured_tensor")]
-    functions = {f.signature.name: f for f in meta.graph_def.library.function}
-    assert captured
-    for tensor in captured:  # a node of the same value, under a long name
-        function, (name, index) = functions[tensor.concrete_function], tensor.name.split(":")
-        node = function.node_def.add()
-        node.CopyFrom(next(node for node in function.node_def if node.name == name))
-        node.name, tensor.name = f"scope/{name}", f"scope/{name}:{index}"
+    concrete = meta.object_graph_def.concrete_functions
+    own = [f for f in meta.graph_def.library.function if f.signature.name in concrete]
+    function, kept = next((f, node) for f in own for node in f.node_def if node.op == "Identity")
+    node = function.node_def.add()
+    node.CopyFrom(kept)  # a node of the same value, under a long name
+    node.name = f"scope/{kept.name}"
+    objects = meta.object_graph_def.nodes
+    objects[0].children.add(node_id=len(objects), local_name="kept")
+    objects.add().captured_tensor.name = f"{node.name}:0"
+    objects[-1].captured_tensor.concrete_function = function.signature.name
     (tmp_path / "1" / "saved_model.pb").write_bytes(saved.SerializeToString())
     compact(tmp_path / "1")
+    meta = _saved(tmp_path / "1").meta_graphs[0]
+    captured = meta.object_graph_def.nodes[-1].captured_tensor
+    functions = {f.signature.name: f for f in meta.graph_def.library.function}
+    name, index = captured.name.split(":")
+    found = [node for node in functions[captured.concrete_function].node_def if node.name == name]
+    assert [node.op for node in found] == ["Identity"] and index == "0" and not name.startswith("scope/")
     golden = weights.read_golden(original)
     log_prob = tf.saved_model.load(str(tmp_path / "1")).signatures["log_prob"]
     got = log_prob(x=tf.constant(golden["x"]))["log_prob"]
     np.testing.assert_allclose(got, golden["log_prob"], rtol=1e-5)
+
+
+def _saved(folder: Path) -> Any:
+    return saved_model_pb2.SavedModel.FromString((folder / "saved_model.pb").read_bytes())
 
 
 def test_the_target_is_whole_or_untouched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -118,7 +118,9 @@ class Epochs(keras.callbacks.Callback):
         self.logs.append(dict(logs))
 
 
-@pytest.mark.parametrize(("slow", "saved"), [(True, False), (False, True)])
+@pytest.mark.parametrize(
+    ("slow", "saved"), [(True, False), pytest.param(False, True, marks=pytest.mark.slow)]
+)
 def test_a_recipe_says_how_long_it_waits(slow, saved, tmp_path, caplog, monkeypatch):
     if slow:  # after all that the pipeline fetches ahead
         plain = Feed.training

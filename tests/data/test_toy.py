@@ -88,7 +88,7 @@ def _grid(source) -> tuple[np.ndarray, float]:
 
 
 # Curves of many points, whose density at 40,000 places takes seconds: others are made in the same way.
-MANY_POINTS = ("pinwheel", "rings")
+MANY_POINTS = ("pinwheel", "rings", "two_spirals")
 
 
 @pytest.mark.parametrize(

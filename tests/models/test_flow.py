@@ -122,11 +122,8 @@ def _gradients() -> list[Any]:
     for family, kind in CASES:
         image = kind == "labelled_image"
         for method in METHODS:
-            fast = (
-                (family, kind) in DIFFERENTIATED
-                or method == "log_prob"
-                and (family not in ALIKE or not image)
-            )
+            left = image and family in (*ALIKE, *OF_VECTORS)
+            fast = (family, kind) in DIFFERENTIATED or method == "log_prob" and not left
             if method != "sample" or "num_values" not in KINDS[kind].arguments:
                 cases.append(pytest.param(family, kind, method, marks=() if fast else pytest.mark.slow))
     return cases

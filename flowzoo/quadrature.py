@@ -31,6 +31,11 @@ def _in_the_plane(model: Any, source: Source) -> bool:
     return source.log_density is not None and tuple(model.event_shape) == (2,) and not model.discrete
 
 
+def _received(model: Any, source: Source) -> str:
+    shapes = f"event_shape={model.event_shape}, condition_shape={model.condition_shape}"
+    return f"Received: {shapes}, source {source.name!r}"
+
+
 def divergence(model: Any, source: Source, cells: int = CELLS) -> dict[str, Any]:
     """Return KL(truth || flow) in nats and the integral of the flow's density.
 
@@ -51,11 +56,8 @@ def divergence(model: Any, source: Source, cells: int = CELLS) -> dict[str, Any]
         ValueError: the flow or the source is of another kind.
     """
     if not applies(model, source):
-        raise ValueError(
-            f"divergence takes an unconditional flow of event_shape=(2,) and a source of known density. "
-            f"Received: event_shape={model.event_shape}, condition_shape={model.condition_shape}, "
-            f"source {source.name!r}"
-        )
+        takes = "divergence takes an unconditional flow of event_shape=(2,) and a source of known density"
+        raise ValueError(f"{takes}. {_received(model, source)}")
     points, cell, box = grid(source.head()[0], cells)
     log_p = source.log_density(points)  # type: ignore[misc]
     log_q = _log_prob(model, points, None)
@@ -88,11 +90,8 @@ def masses(model: Any, source: Source, cells: int | None = None) -> dict[str, An
         ValueError: the flow or the source is of another kind.
     """
     if not applies_given_conditions(model, source):
-        raise ValueError(
-            f"masses takes a conditional flow of event_shape=(2,) and a source of known density with "
-            f"conditions. Received: event_shape={model.event_shape}, "
-            f"condition_shape={model.condition_shape}, source {source.name!r}"
-        )
+        takes = "masses takes a conditional flow of event_shape=(2,) and a source of known density with"
+        raise ValueError(f"{takes} conditions. {_received(model, source)}")
     x, condition = source.head()
     different = np.unique(np.asarray(condition), axis=0)
     places = np.linspace(0, len(different) - 1, min(len(different), MOST_CONDITIONS)).round().astype(int)

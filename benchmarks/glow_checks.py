@@ -13,6 +13,7 @@ import numpy as np
 from benchmarks.glow_common import Faces, Setting, matched_hidden, parameters
 
 SMALL = Setting(steps=6, batch=8, size=8, levels=2, num_steps=2, filters=8, warmup=2, checks=2)
+REALNVP = dataclasses.replace(SMALL, family="realnvp")
 ONE_STEP = dataclasses.replace(SMALL, levels=1, num_steps=1)
 
 
@@ -35,15 +36,18 @@ def expected_noise_bits(narrowing: float) -> float:
     return 8 + math.log2(1 / math.sqrt(12)) + (cost(1.0) + cost(narrowing)) / 2
 
 
-def log_prob_error() -> float:
-    """Return how far log_prob is, in nats, from the base's and the determinant of the whole Jacobian."""
+def log_prob_error(setting: Setting) -> tuple[float, float]:
+    """Return how far log_prob is, in nats, from the base's and the determinant of the whole Jacobian.
+
+    The second number is how far an image is from itself after both directions.
+    """
     import torch
 
     from benchmarks.glow_normflows import Peer
 
-    peer, faces = Peer(SMALL, seed=0), noise()
+    peer, faces = Peer(setting, seed=0), noise()
     peer.adapt(faces.train)
-    peer.train(faces.batches(SMALL, 0), 4, math.inf)
+    peer.train(faces.batches(setting, 0), 4, math.inf)
     model = peer.model.cpu().double()
     for weight in model.parameters():  # a flow far from where it started
         weight.data += 0.05 * torch.randn_like(weight)
@@ -55,7 +59,8 @@ def log_prob_error() -> float:
     total = torch.linalg.slogdet(torch.autograd.functional.jacobian(latent, x).reshape(192, 192))[1]
     for prior, z in zip(model.q0, model.inverse_and_log_det(x)[0], strict=True):
         total = total + torch.distributions.Normal(prior.loc, prior.log_scale.exp()).log_prob(z).sum()
-    return abs((model.log_prob(x, None) - total).item())
+    there, back = model.inverse_and_log_det(x)[0], model.forward_and_log_det
+    return abs((model.log_prob(x, None) - total).item()), (back(there)[0] - x).abs().max().item()
 
 
 def start_errors() -> dict[int, float]:
@@ -75,10 +80,16 @@ def main() -> None:
     """Print the errors, and fail where one is large."""
     from benchmarks.glow_normflows import Peer
 
-    counted = parameters(SMALL, matched_hidden(SMALL), "normflows") == Peer(SMALL, 0).parameters
-    determinant, starts = log_prob_error(), start_errors()
-    print(f"parameters counted: {counted}; log_prob: {determinant:.1e} nats; start: {starts} bits/dim")
-    if not counted or determinant > 1e-8 or max(starts.values()) > 0.01:
+    for setting in (SMALL, REALNVP):
+        counted = parameters(setting, matched_hidden(setting), "normflows") == Peer(setting, 0).parameters
+        determinant, trip = log_prob_error(setting)
+        print(f"{setting.family}: parameters counted: {counted}; log_prob: {determinant:.1e} nats; ", end="")
+        print(f"there and back: {trip:.1e}")
+        if not counted or determinant > 1e-8 or trip > 1e-8:
+            raise SystemExit("normflows' estimate is not what it should be.")
+    starts = start_errors()
+    print(f"start: {starts} bits/dim")
+    if max(starts.values()) > 0.01:
         raise SystemExit("normflows' estimate is not what it should be.")
 
 

@@ -17,6 +17,7 @@ COOLDOWN = 0.3  # the fraction of all steps in which the learning rate falls to 
 ADAM_EPSILON = 1e-7
 INIT_IMAGES = 2048  # what the act-norms are set from, on both sides
 SCORE_BATCH = 100
+BLOCKS = 3  # residual blocks of a network of RealNVP
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,7 +29,7 @@ class Setting:
         batch: images a step.
         size: height and width.
         levels: L.
-        num_steps: K, steps of a level.
+        num_steps: K, steps of a level; of RealNVP the couplings of each kind on a level.
         filters: hidden channels of flowzoo's networks; the peer's are chosen to give as many parameters.
         bits: of a value: 8, or 5 as in Glow.
         learning_rate: of Adam, at its highest.
@@ -37,6 +38,7 @@ class Setting:
         checks: how often the validation images are looked at.
         split_prior: flowzoo's: "learned", or "none".
         tf32: whether a GPU may round the factors of products to 10 bits.
+        family: "glow", or "realnvp".
     """
 
     steps: int
@@ -52,6 +54,7 @@ class Setting:
     checks: int = 5
     split_prior: str = "learned"
     tf32: bool = False
+    family: str = "glow"
 
     def rate(self, step: int) -> float:
         """Return the learning rate of a step, from 0: `flowzoo.training.optimizers.Trapezoid`."""
@@ -78,15 +81,40 @@ def parameters(setting: Setting, hidden: int, side: str) -> int:
 
     Both libraries keep the triangular factors of a 1×1 convolution as whole squares; the unused halves count.
     """
+    prior = side == "flowzoo" and setting.split_prior == "learned"
+    total = (_realnvp if setting.family == "realnvp" else _glow)(setting, hidden, prior)
+    return total + (2 * 3 * setting.size**2 if side == "normflows" else 0)
+
+
+def _glow(setting: Setting, hidden: int, prior: bool) -> int:
+    """Count the weights of Glow, with a network for the prior of each split or without."""
     total, channels = 0, 3
     for level in range(setting.levels):
         channels *= 4
         step = _network(channels, hidden) + 2 * channels**2 + channels + 2 * channels
         total += setting.num_steps * step
-        prior = side == "flowzoo" and setting.split_prior == "learned" and level < setting.levels - 1
-        total += _network(channels, hidden) if prior else 0
+        total += _network(channels, hidden) if prior and level < setting.levels - 1 else 0
         channels //= 2
-    return total + (2 * 3 * setting.size**2 if side == "normflows" else 0)
+    return total
+
+
+def _residual(seen: int, channels: int, hidden: int) -> int:
+    """Count the weights of a residual network, which makes two numbers for each of the channels."""
+    first, last = 9 * seen * hidden + hidden, 2 * (9 * channels * hidden + channels)
+    return first + BLOCKS * (10 * hidden**2 + 2 * hidden) + last
+
+
+def _realnvp(setting: Setting, hidden: int, prior: bool) -> int:
+    """Count the weights of RealNVP, with a network for the prior of each split or without."""
+    total, channels = 0, 3
+    for level in range(setting.levels):
+        last = level == setting.levels - 1  # has one checkerboard more, and neither channels nor a split
+        total += (setting.num_steps + last) * (_residual(channels, channels, hidden) + 2 * channels)
+        if not last:
+            channels *= 2  # of half of the squeezed image
+            halves = _residual(channels, channels, hidden)
+            total += setting.num_steps * (halves + 4 * channels) + (halves if prior else 0)
+    return total
 
 
 def matched_hidden(setting: Setting) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator
+from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
@@ -13,7 +14,15 @@ import numpy as np
 import tensorflow as tf
 
 import flowzoo
-from benchmarks.glow_common import ADAM_EPSILON, COOLDOWN, SCORE_BATCH, Setting, parameters, processor
+from benchmarks.glow_common import (
+    ADAM_EPSILON,
+    BLOCKS,
+    COOLDOWN,
+    SCORE_BATCH,
+    Setting,
+    parameters,
+    processor,
+)
 from flowzoo.training.optimizers import Trapezoid
 
 VERSION = f"flowzoo {flowzoo.__version__}, TensorFlow {tf.__version__}, Keras {keras.__version__}"
@@ -23,6 +32,13 @@ def device() -> str:
     """Return what computes."""
     found = tf.config.list_physical_devices("GPU")
     return tf.config.experimental.get_device_details(found[0])["device_name"] if found else processor()
+
+
+def _row(setting: Setting) -> dict[str, Any]:
+    """Return the arguments that say what stands on a level of the family."""
+    if setting.family == "realnvp":
+        return {"num_couplings": setting.num_steps, "blocks": BLOCKS, "scale": "sigmoid"}
+    return {"num_steps": setting.num_steps}
 
 
 class _Deadline(keras.callbacks.Callback):
@@ -38,23 +54,23 @@ class _Deadline(keras.callbacks.Callback):
 
 
 class Ours:
-    """flowzoo's Glow, trained by `fit`."""
+    """flowzoo's Glow or RealNVP, trained by `fit`."""
 
     def __init__(self, setting: Setting, seed: int) -> None:
         tf.config.experimental.enable_tensor_float_32_execution(setting.tf32)
         keras.utils.set_random_seed(seed)
         self.setting = setting
         self.model = flowzoo.build(
-            "glow",
+            setting.family,
             (setting.size, setting.size, 3),
             num_levels=setting.levels,
-            num_steps=setting.num_steps,
             filters=setting.filters,
             split_prior=setting.split_prior,
             # [0, 1): beside [-0.5, 0.5) the act-norm next to it starts at a shift larger by 0.5, and no
             # gradient is another.
             preprocessing="unit",
             num_values=2**setting.bits,
+            **_row(setting),
         )
         self.model.compile(self._optimizer(), jit_compile="auto")
         self.parameters = sum(int(np.prod(weight.shape)) for weight in self.model.trainable_weights)

@@ -10,6 +10,7 @@ import normflows as nf
 import numpy as np
 import torch
 
+from benchmarks import realnvp_normflows as realnvp
 from benchmarks.glow_common import ADAM_EPSILON, SCORE_BATCH, Setting, matched_hidden, processor
 
 VERSION = f"normflows {nf.__version__}, torch {torch.__version__}"
@@ -36,7 +37,7 @@ def build(setting: Setting, hidden: int) -> nf.MultiscaleFlow:
 
 
 class Peer:
-    """normflows' Glow with Adam, float32."""
+    """normflows' Glow or RealNVP with Adam, float32."""
 
     def __init__(self, setting: Setting, seed: int, compiled: bool = False) -> None:
         torch.manual_seed(seed)
@@ -44,7 +45,8 @@ class Peer:
         torch.backends.cudnn.benchmark = True  # TensorFlow tries its convolutions out too
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.setting, self.compiled = setting, compiled
-        self.model = build(setting, matched_hidden(setting)).to(self.device)
+        make = realnvp.build if setting.family == "realnvp" else build
+        self.model = make(setting, matched_hidden(setting)).to(self.device)
         weights = self.model.parameters()
         self.optimizer = torch.optim.Adam(weights, lr=setting.learning_rate, eps=ADAM_EPSILON)
         rates = torch.optim.lr_scheduler.LambdaLR

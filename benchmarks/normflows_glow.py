@@ -1,9 +1,12 @@
-"""Train the same Glow with flowzoo and with normflows (PyTorch) on the same faces, each in its own process.
+"""Train the same Glow or RealNVP with flowzoo and normflows (PyTorch) on the same faces, in two processes.
 
     python -m benchmarks.normflows_glow data faces.npz                  # where flowzoo and CelebA are
     python -m benchmarks.normflows_glow flowzoo --data faces.npz --out flowzoo.json
     python -m benchmarks.normflows_glow normflows --data faces.npz --out normflows.json
     python -m benchmarks.normflows_glow report flowzoo.json normflows.json
+
+Both sides take `--family realnvp`, by default with the sizes of zoo_configs/realnvp_celeba.yaml: then `data`
+takes `--size 32`, and `report` takes `--out benchmarks/normflows_realnvp.md`.
 
 `normflows` imports neither TensorFlow nor flowzoo, `flowzoo` no PyTorch; the file of faces goes from one
 machine to the other. normflows 1.7.3 imports torch and numpy alone: its source, unpacked, will do on
@@ -23,6 +26,11 @@ learned but the same for all images; so is its innermost base, where flowzoo has
 flowzoo's couplings is e^-2 + (1 - e^-2) sigmoid, normflows' the sigmoid alone. Hidden layers start from He's
 normal distribution (flowzoo), or PyTorch's uniform one. flowzoo runs the steps of a level as one loop in a
 graph, normflows layer by layer (`--compile`: torch.compile, whose first step takes long).
+
+RealNVP: normflows has the pieces, not the model. `benchmarks/realnvp_normflows.py` puts them together in
+flowzoo's order, with flowzoo's networks and their first weights. Priors and scales differ as above. A squeeze
+numbers the channels by pixel and then by colour in flowzoo, by colour and then by pixel in normflows, so that
+the halves of its channel couplings and splits are others. flowzoo's graph has no loop here.
 """
 
 from __future__ import annotations
@@ -34,10 +42,14 @@ import math
 from pathlib import Path
 from typing import Any
 
-from benchmarks.glow_common import Faces, Setting, matched_hidden, parameters, run
+from benchmarks.glow_common import BLOCKS, Faces, Setting, matched_hidden, parameters, run
 
 HERE = Path(__file__).parent
 _SIDES = ("flowzoo", "normflows")
+_SIZES = {
+    "glow": {"size": 64, "levels": 4, "num_steps": 16, "filters": 240},
+    "realnvp": {"size": 32, "levels": 3, "num_steps": 4, "filters": 64},
+}
 
 
 def write_data(path: Path, size: int) -> None:
@@ -68,7 +80,8 @@ def train(arguments: argparse.Namespace) -> None:
 def _setting(arguments: argparse.Namespace) -> Setting:
     """Return the setting that the arguments say, and print the parameters of both sides."""
     names = [field.name for field in dataclasses.fields(Setting)]
-    setting = Setting(**{name: getattr(arguments, name) for name in names})
+    said = {name: getattr(arguments, name) for name in names}
+    setting = Setting(**{**said, **{k: v for k, v in _SIZES[arguments.family].items() if said[k] is None}})
     if arguments.warmup is None:
         setting = dataclasses.replace(setting, warmup=min(1000, setting.steps // 5))
     hidden = {"flowzoo": setting.filters, "normflows": matched_hidden(setting)}
@@ -119,10 +132,16 @@ def as_table(files: list[dict[str, Any]]) -> str:
 
 
 def _name(found: dict[str, Any]) -> str:
+    kind = " RealNVP" if _read(found).family == "realnvp" else ""
     plain = found["side"] == "flowzoo" and found["setting"]["split_prior"] == "none"
     compiled = found["side"] == "normflows" and found["compiled"]
     rest = (" (no learned prior)" if plain else "") + (" (torch.compile)" if compiled else "")
-    return found["side"] + rest
+    return found["side"] + kind + rest
+
+
+def _read(found: dict[str, Any]) -> Setting:
+    """Return the setting of a file, which is Glow's where it says no family."""
+    return Setting(**found["setting"])
 
 
 def _row(found: dict[str, Any]) -> str:
@@ -157,7 +176,10 @@ def _about(found: dict[str, Any]) -> str:
     said = {
         key: setting[key] for key in ("levels", "num_steps", "batch", "learning_rate", "warmup", "clip_norm")
     }
-    said["hidden"] = setting["filters"] if found["side"] == "flowzoo" else matched_hidden(Setting(**setting))
+    said["hidden"] = setting["filters"] if found["side"] == "flowzoo" else matched_hidden(_read(found))
+    if _read(found).family == "realnvp":
+        said = {{"num_steps": "couplings of each kind"}.get(key, key): value for key, value in said.items()}
+        said["residual blocks"] = BLOCKS
     listed = ", ".join(f"{key} {value:g}" for key, value in said.items())
     tf32 = "TF32 allowed" if setting["tf32"] else "float32 without TF32"
     return f"- {_name(found)}: {found['versions']}; {listed}; {tf32}."
@@ -178,7 +200,7 @@ def _parser() -> argparse.ArgumentParser:
     data.add_argument("path", type=Path)
     data.add_argument("--size", type=int, default=64)
     for side in _SIDES:
-        _add_training(commands.add_parser(side, help=f"train {side}'s Glow"), side)
+        _add_training(commands.add_parser(side, help=f"train {side}'s Glow or RealNVP"), side)
     report = commands.add_parser("report", help="write the table")
     report.add_argument("files", type=Path, nargs="+")
     report.add_argument("--out", type=Path, default=HERE / "normflows_glow.md")
@@ -196,17 +218,12 @@ def _add_training(parser: argparse.ArgumentParser, side: str) -> None:
         default=math.inf,
         help="seconds of each seed; the rate does not depend on it",
     )
-    sizes = {
-        "steps": 1500,
-        "batch": 64,
-        "size": 64,
-        "levels": 4,
-        "num_steps": 16,
-        "filters": 240,
-        "checks": 5,
-    }
-    for name, value in sizes.items():
-        add(f"--{name.replace('_', '-')}", type=int, default=value)
+    add("--family", choices=tuple(_SIZES), default="glow")
+    for name, value in {"steps": 1500, "batch": 64, "checks": 5}.items():
+        add(f"--{name}", type=int, default=value)
+    for name in _SIZES["glow"]:
+        by_default = ", ".join(f"{family} {sizes[name]}" for family, sizes in _SIZES.items())
+        add(f"--{name.replace('_', '-')}", type=int, help=f"by default {by_default}")
     add("--bits", type=int, default=8, choices=range(1, 9))
     add("--learning-rate", type=float, default=1e-3)
     add("--warmup", type=int, help="steps; by default a fifth of all, 1,000 at most")

@@ -23,11 +23,15 @@ HERE = Path(__file__).parent
 STEPS, EPOCHS = 100, 3
 
 
-def measure(entry: str, gpus: int, batch: int, precision: str) -> dict[str, Any]:
-    """Train on so many GPUs in this process, `batch` examples on each."""
-    import keras
-    import tensorflow as tf
+def time_training(entry: str, strategy: Any, **changes: Any) -> dict[str, Any]:
+    """Train an entry by its recipe with changes, and return its examples a second after the first epoch.
 
+    What is counted are steps, data and callbacks, without the validation. With a `limit` among the changes,
+    so many examples or pairs are used.
+    """
+    import keras
+
+    import flowzoo
     from flowzoo import measure as measuring
     from flowzoo import registry, zoo
     from flowzoo.config import TrainingConfig
@@ -35,41 +39,55 @@ def measure(entry: str, gpus: int, batch: int, precision: str) -> dict[str, Any]
     from flowzoo.training.recipe import train_recipe
 
     config = registry.get_config(entry)
-    changes = {
-        "batch_size": batch * gpus,
-        "epochs": EPOCHS,
-        "steps_per_epoch": STEPS,
-        "precision": precision,
-        "round_trip_every": EPOCHS + 1,
-    }
+    limit = changes.pop("limit", None)
+    changes = {"epochs": EPOCHS, "steps_per_epoch": STEPS, "round_trip_every": EPOCHS + 1, **changes}
     recipe = TrainingConfig.model_validate({**config.training.model_dump(), **changes})
+    steps = recipe.steps_per_epoch or limit // recipe.batch_size
 
     class Timer(keras.callbacks.Callback):
         def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
             self.start = time.perf_counter()
 
         def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-            if batch == STEPS - 1:
+            if batch == steps - 1:
                 seconds.append(time.perf_counter() - self.start)
 
+        def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+            waits.append((logs or {}).get("data_wait_share"))
+
     seconds: list[float] = []
-    kind = "GPU" if tf.config.list_physical_devices("GPU") else "CPU"
-    devices = [f"{kind}:{i}" for i in range(gpus)]
+    waits: list[float | None] = []
     train, held_out = (
         open_source(config.data.source, split, **config.data.options) for split in ("train", "validation")
     )
     train_recipe(
-        lambda: zoo.build_config(config.model, config.name),
+        lambda: zoo.build_config(config.model, config.name, config.model.event_shape),
         recipe,
         train,
         held_out,
         conditional=measuring.conditional(config),
-        strategy=tf.distribute.MirroredStrategy(devices),
+        teacher=flowzoo.load(recipe.reflow.teacher) if recipe.reflow else None,
+        strategy=strategy,
+        limit=limit,
         callbacks=[Timer()],
         verbose=0,
     )
-    rate = STEPS * batch * gpus / min(seconds[1:])
-    return {"examples_a_second": rate, "seconds": seconds, "hardware": measuring.hardware()}
+    best = min(range(1, len(seconds)), key=seconds.__getitem__)
+    rate = steps * recipe.batch_size / seconds[best]
+    return {"examples_a_second": rate, "seconds": seconds, "waiting": waits[best]}
+
+
+def measure(entry: str, gpus: int, batch: int, precision: str) -> dict[str, Any]:
+    """Train on so many GPUs in this process, `batch` examples on each."""
+    import tensorflow as tf
+
+    from flowzoo import measure as measuring
+
+    kind = "GPU" if tf.config.list_physical_devices("GPU") else "CPU"
+    strategy = tf.distribute.MirroredStrategy([f"{kind}:{i}" for i in range(gpus)])
+    found = time_training(entry, strategy, batch_size=batch * gpus, precision=precision)
+    del found["waiting"]  # of several replicas it is not known
+    return {**found, "hardware": measuring.hardware()}
 
 
 def as_table(rows: list[dict[str, Any]]) -> str:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import json
+import math
 import multiprocessing
 import os
 from pathlib import Path
@@ -204,7 +205,10 @@ def run(family_name: str, table_name: str, variant: str, seed: int, share: float
         return built[-1]
 
     with mock.patch.object(ours, "build", build):
-        return ours.run(family, table, steps, seed)["nats"]
+        try:
+            return ours.run(family, table, steps, seed)["nats"]
+        except FloatingPointError:  # the training ended in NaN: a result as well
+            return math.nan
 
 
 def as_table(found: dict[str, list[float]]) -> str:
@@ -216,18 +220,18 @@ def as_table(found: dict[str, list[float]]) -> str:
         "| table | family | variant | seeds | nats | less zuko's |",
         "|---|---|---|---|---|---|",
     ]
-    for key, nats in found.items():
+    for key, runs in found.items():
         family, table, variant = key.split("/")
-        peer = found.get(f"{family}/{table}/{ZUKO}", [])
+        nats = [value for value in runs if math.isfinite(value)]
+        peer = [value for value in found.get(f"{family}/{table}/{ZUKO}", []) if math.isfinite(value)]
         difference = "-"
         if variant != ZUKO and min(len(nats), len(peer)) > 1:
             error = np.hypot(*(np.std(side, ddof=1) / np.sqrt(len(side)) for side in (nats, peer)))
             difference = f"{np.mean(nats) - np.mean(peer):+.3f} ± {error:.3f}"
         spread = np.std(nats, ddof=1) if len(nats) > 1 else 0.0
-        lines.append(
-            f"| {table} | {family} | {variant} | {len(nats)} | {np.mean(nats):.3f} ± {spread:.3f} "
-            f"| {difference} |"
-        )
+        figure = f"{np.mean(nats):.3f} ± {spread:.3f}" if nats else "-"
+        seeds = f"{len(runs)}, {len(runs) - len(nats)} ended in NaN" if len(nats) < len(runs) else len(runs)
+        lines.append(f"| {table} | {family} | {variant} | {seeds} | {figure} | {difference} |")
     return "\n".join(lines) + "\n"
 
 

@@ -13,7 +13,7 @@ from flowzoo.networks.dropout import checked_rate, drop
 
 @keras.saving.register_keras_serializable("flowzoo")
 class ConvResNet(Conditioner):
-    """Pre-activation residual convolutions: 3×3 in, blocks of 1×1 and 3×3, 1×1 out.
+    """Pre-activation residual convolutions: 3×3 in, blocks of 3×3 and 1×1, 3×3 out.
 
     A condition that is a vector is projected and added to every pixel of every block; one that is an
     image is resized to the resolution and joins the input.

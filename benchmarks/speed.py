@@ -1,0 +1,212 @@
+"""Images a second on this machine's first GPU: training, log_prob and sampling of image entries.
+
+    python -m benchmarks.speed glow_celeba realnvp_celeba
+
+measures each entry in float32 and with hidden layers in bfloat16, compiled by XLA and not, each combination
+in a process of its own, and writes speed.json and speed.md beside this file; `--parts` measures less, and
+adds it to what is there. Training is that of the entry's recipe (averages, outliers and pairs included),
+three short epochs of which the first compiles, and the share of it that waits for data is what
+`flowzoo train` logs. log_prob and samples are those of the zoo's weights in a tf.function of the caller's,
+the median of several calls after the first. float32 is full in these two; training has TensorFloat-32
+products, as TensorFlow sets it. Bits/dim are those of the images that were scored, so that what a precision
+costs is seen beside what it gains.
+
+A continuous flow scores with its own solver, whose tolerance bfloat16 cannot keep, and draws with what its
+card recommends.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+
+from benchmarks.replicas import EPOCHS, time_training
+
+HERE = Path(__file__).parent
+# What the cards recommend.
+SAMPLING: dict[str, dict[str, Any]] = {
+    "glow_celeba": {"temperature": 0.7},
+    "realnvp_celeba": {"temperature": 0.8},
+    "tarflow_celeba": {"temperature": 0.9},
+    "flow_matching_celeba": {"solver": "midpoint", "steps": 10},
+    "rectified_flow_celeba": {"solver": "euler", "steps": 4},
+}
+
+
+def train(entry: str, precision: str, xla: bool, batch: int, steps: int) -> dict[str, Any]:
+    """Train by an entry's recipe in this process, and return the speed."""
+    import tensorflow as tf
+
+    from flowzoo import registry
+
+    training = registry.get_config(entry).training
+    changes: dict[str, Any] = {"batch_size": batch, "precision": precision, "jit_compile": xla}
+    if training.reflow is None:
+        changes["steps_per_epoch"] = steps
+    else:  # an epoch is one pass over the pairs
+        pairs = steps * batch
+        changes |= {"limit": pairs, "reflow": {**training.reflow.model_dump(), "num_pairs": pairs}}
+    found = time_training(entry, tf.distribute.get_strategy(), **changes)
+    return {
+        "training": found["examples_a_second"],
+        "waiting": found["waiting"],
+        "first_epoch_seconds": found["seconds"][0],
+    }
+
+
+def trained(entry: str, precision: str) -> tuple[Any, Any]:
+    """Return an entry's flow, computing in a precision, and the split that it is measured on."""
+    import flowzoo
+    from flowzoo import registry, zoo
+    from flowzoo.data import open_source
+    from flowzoo.training.precision import dtype_policy
+
+    config = registry.get_config(entry)
+    with dtype_policy(precision):
+        flow = zoo.build_config(config.model, entry, config.model.event_shape)
+    flow.set_weights(flowzoo.load(entry).get_weights())
+    return flow, open_source(config.data.source, config.data.measured_on, **config.data.options)
+
+
+def score(entry: str, precision: str, xla: bool, num: int) -> dict[str, Any]:
+    """Return the images a second that are scored, with their bits/dim."""
+    import tensorflow as tf
+
+    flow, source = trained(entry, precision)
+    if precision != "float32" and getattr(flow, "adaptive", False):
+        return {}
+    x = tf.constant(np.asarray(source.x[:num]))
+    scored = tf.function(lambda x: flow.log_prob(x), jit_compile=xla, autograph=False)
+    bits = -float(np.mean(scored(x))) / (np.log(2) * flow.event_size)
+    return {"log_prob": num / _seconds(lambda: scored(x)), "bits_per_dim": bits, "scored": num}
+
+
+def draw(entry: str, precision: str, xla: bool, num: int) -> dict[str, Any]:
+    """Return the samples a second."""
+    import tensorflow as tf
+
+    flow, _ = trained(entry, precision)
+    options, seed = SAMPLING.get(entry, {}), tf.constant([0, 1])
+    drawn = tf.function(lambda seed: flow.sample(num, seed=seed, **options), jit_compile=xla, autograph=False)
+    if not np.ptp(np.asarray(drawn(seed), float)):
+        raise ValueError(f"{entry}: the samples are of one colour")
+    return {"sampling": num / _seconds(lambda: drawn(seed)), "drawn": num, "sampling_options": options}
+
+
+def measure(
+    entry: str, precision: str, xla: bool, batch: int | None, steps: int, num: int, parts: list[str]
+) -> dict[str, Any]:
+    """Measure parts of one combination in this process."""
+    from flowzoo import measure as measuring
+    from flowzoo import registry
+    from flowzoo.full_float32 import full_float32
+
+    batch = batch or registry.get_config(entry).training.batch_size
+    found: dict[str, Any] = {"batch": batch, "hardware": measuring.hardware()}
+    if "training" in parts:
+        found |= train(entry, precision, xla, batch, steps)
+    with full_float32():
+        for part, by in {"sampling": draw, "log_prob": score}.items():
+            found |= by(entry, precision, xla, num) if part in parts else {}
+    return found
+
+
+def _seconds(call: Callable[[], Any], least: float = 3.0) -> float:
+    """Return the median of three calls or more, `least` seconds of them; the first was made before."""
+    taken: list[float] = []
+    while len(taken) < 3 or sum(taken) < least:
+        start = time.perf_counter()
+        np.asarray(call())
+        taken.append(time.perf_counter() - start)
+    return float(np.median(taken))
+
+
+def as_table(rows: list[dict[str, Any]]) -> str:
+    """Return the figures as a Markdown table."""
+    lines = [
+        "Images a second on one GPU, by `python -m benchmarks.speed`: training by the entry's recipe, and",
+        f"the share that waits for data (the better of {EPOCHS - 1} short epochs after one that compiles);",
+        "log_prob and sampling at the weights of the zoo, in full float32 or with hidden layers in",
+        "bfloat16, and the bits/dim of the images scored.",
+        "",
+        "| entry | precision | XLA | batch | training | waiting | log_prob (images) | bits/dim "
+        "| sampling (images; how) | hardware |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for row in sorted(rows, key=lambda row: (row["entry"], row["batch"], row["precision"], not row["xla"])):
+        training = f"{row['training']:,.0f}" if "training" in row else "-"
+        waiting = f"{100 * row['waiting']:.1f}%" if row.get("waiting") is not None else "-"
+        scored, bits, drawn = "-", "-", "-"
+        if "log_prob" in row:
+            scored, bits = f"{row['log_prob']:,.1f} ({row['scored']})", f"{row['bits_per_dim']:.3f}"
+        if "sampling" in row:
+            how = "".join(f", {key} {value}" for key, value in row["sampling_options"].items())
+            drawn = f"{row['sampling']:,.0f} ({row['drawn']}{how})"
+        lines.append(
+            f"| {row['entry']} | {row['precision']} | {'on' if row['xla'] else 'off'} | {row['batch']} "
+            f"| {training} | {waiting} | {scored} | {bits} | {drawn} | {row['hardware']} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def compare(
+    entries: Annotated[list[str], typer.Argument(help="Image entries with weights and with data here.")],
+    precisions: Annotated[str, typer.Option(help="With commas.")] = "mixed_bfloat16,float32",
+    xla: Annotated[str, typer.Option(help="With commas.")] = "on,off",
+    parts: Annotated[str, typer.Option(help="With commas.")] = "training,sampling,log_prob",
+    batch: Annotated[int | None, typer.Option(help="Examples a step; by default the recipe's.")] = None,
+    steps: Annotated[int, typer.Option(help="Steps of an epoch.")] = 100,
+    num: Annotated[int, typer.Option(help="Images scored and drawn at once.")] = 256,
+    out: Annotated[Path, typer.Option(help="Where to write the figures.")] = HERE / "speed.json",
+    one: Annotated[bool, typer.Option(hidden=True)] = False,
+) -> None:
+    """Measure each combination in a process of its own, and write the figures and a table after each."""
+    combinations = [(e, p, x) for e in entries for p in precisions.split(",") for x in xla.split(",")]
+    if one:
+        [(entry, precision, compiled)] = combinations
+        found = measure(entry, precision, compiled == "on", batch, steps, num, parts.split(","))
+        print(json.dumps(found))
+        return
+    for entry, precision, compiled in combinations:
+        command = [
+            sys.executable,
+            "-m",
+            "benchmarks.speed",
+            entry,
+            "--precisions",
+            precision,
+            "--xla",
+            compiled,
+        ]
+        command += ["--parts", parts, "--steps", str(steps), "--num", str(num), "--one"]
+        command += ["--batch", str(batch)] if batch else []
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, cwd=HERE.parent)
+        if done.returncode:
+            raise SystemExit(f"{' '.join(command)} ended with {done.returncode}")
+        row = {"entry": entry, "precision": precision, "xla": compiled == "on"}
+        rows = _joined(out, {**row, **json.loads(done.stdout.splitlines()[-1])})
+        out.write_text(json.dumps(rows, indent=1) + "\n")
+        out.with_suffix(".md").write_text(as_table(rows))
+
+
+def _joined(out: Path, row: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the rows of a file with what a row adds to them."""
+    rows = json.loads(out.read_text()) if out.is_file() else []
+    same = ("entry", "precision", "xla", "batch", "hardware")
+    for old in rows:
+        if all(old[key] == row[key] for key in same):
+            old |= row
+            return rows
+    return [*rows, row]
+
+
+if __name__ == "__main__":
+    typer.run(compare)

@@ -76,28 +76,24 @@ def trained(entry: str, precision: str) -> tuple[Any, Any]:
     return flow, open_source(config.data.source, config.data.measured_on, **config.data.options)
 
 
-def score(entry: str, precision: str, xla: bool, num: int) -> dict[str, Any]:
+def score(flow: Any, x: np.ndarray, xla: bool) -> dict[str, Any]:
     """Return the images a second that are scored, with their bits/dim."""
     import tensorflow as tf
 
-    flow, source = trained(entry, precision)
-    if precision != "float32" and getattr(flow, "adaptive", False):
-        return {}
-    x = tf.constant(np.asarray(source.x[:num]))
+    given = tf.constant(x)
     scored = tf.function(lambda x: flow.log_prob(x), jit_compile=xla, autograph=False)
-    bits = -float(np.mean(scored(x))) / (np.log(2) * flow.event_size)
-    return {"log_prob": num / _seconds(lambda: scored(x)), "bits_per_dim": bits, "scored": num}
+    bits = -float(np.mean(scored(given))) / (np.log(2) * flow.event_size)
+    return {"log_prob": len(x) / _seconds(lambda: scored(given)), "bits_per_dim": bits, "scored": len(x)}
 
 
-def draw(entry: str, precision: str, xla: bool, num: int) -> dict[str, Any]:
+def draw(flow: Any, num: int, xla: bool, options: dict[str, Any]) -> dict[str, Any]:
     """Return the samples a second."""
     import tensorflow as tf
 
-    flow, _ = trained(entry, precision)
-    options, seed = SAMPLING.get(entry, {}), tf.constant([0, 1])
+    seed = tf.constant([0, 1])
     drawn = tf.function(lambda seed: flow.sample(num, seed=seed, **options), jit_compile=xla, autograph=False)
     if not np.ptp(np.asarray(drawn(seed), float)):
-        raise ValueError(f"{entry}: the samples are of one colour")
+        raise ValueError(f"{flow.name}: the samples are of one colour")
     return {"sampling": num / _seconds(lambda: drawn(seed)), "drawn": num, "sampling_options": options}
 
 
@@ -114,8 +110,11 @@ def measure(
     if "training" in parts:
         found |= train(entry, precision, xla, batch, steps)
     with full_float32():
-        for part, by in {"sampling": draw, "log_prob": score}.items():
-            found |= by(entry, precision, xla, num) if part in parts else {}
+        flow, source = trained(entry, precision)
+        if "sampling" in parts:
+            found |= draw(flow, num, xla, SAMPLING.get(entry, {}))
+        if "log_prob" in parts and (precision == "float32" or not getattr(flow, "adaptive", False)):
+            found |= score(flow, np.asarray(source.x[:num]), xla)
     return found
 
 
@@ -176,16 +175,8 @@ def compare(
         print(json.dumps(found))
         return
     for entry, precision, compiled in combinations:
-        command = [
-            sys.executable,
-            "-m",
-            "benchmarks.speed",
-            entry,
-            "--precisions",
-            precision,
-            "--xla",
-            compiled,
-        ]
+        command = [sys.executable, "-m", "benchmarks.speed", entry]
+        command += ["--precisions", precision, "--xla", compiled]
         command += ["--parts", parts, "--steps", str(steps), "--num", str(num), "--one"]
         command += ["--batch", str(batch)] if batch else []
         done = subprocess.run(command, stdout=subprocess.PIPE, text=True, cwd=HERE.parent)

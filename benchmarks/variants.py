@@ -222,8 +222,7 @@ def as_table(found: dict[str, list[float]]) -> str:
     ]
     for key, runs in found.items():
         family, table, variant = key.split("/")
-        nats = [value for value in runs if math.isfinite(value)]
-        peer = [value for value in found.get(f"{family}/{table}/{ZUKO}", []) if math.isfinite(value)]
+        nats, peer = _ended(runs), _ended(found.get(f"{family}/{table}/{ZUKO}", []))
         difference = "-"
         if variant != ZUKO and min(len(nats), len(peer)) > 1:
             error = np.hypot(*(np.std(side, ddof=1) / np.sqrt(len(side)) for side in (nats, peer)))
@@ -233,6 +232,11 @@ def as_table(found: dict[str, list[float]]) -> str:
         seeds = f"{len(runs)}, {len(runs) - len(nats)} ended in NaN" if len(nats) < len(runs) else len(runs)
         lines.append(f"| {table} | {family} | {variant} | {seeds} | {figure} | {difference} |")
     return "\n".join(lines) + "\n"
+
+
+def _ended(runs: list[float]) -> list[float]:
+    """Return the figures of the trainings that did not end in NaN."""
+    return [value for value in runs if math.isfinite(value)]
 
 
 def compare(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from benchmarks import (
     ours,
     replicas,
     serving,
+    speed,
     variants,
 )
 from benchmarks.families import FAMILIES
@@ -186,6 +188,25 @@ def test_variants_are_variants_of_what_is_compared(family: str) -> None:
             changed = [not np.array_equal(*pair) for pair in zip(before, flow.get_weights(), strict=True)]
             # Of a velocity that starts at zero the last kernel alone does.
             assert sum(changed) >= (1 if family == "ffjord" else 4)
+
+
+def test_a_training_that_ended_in_nan_is_told_of_and_not_averaged() -> None:
+    table = variants.as_table(
+        {"maf/shuttle/as it is": [1.0, float("nan"), 3.0], "maf/shuttle/zuko": [1.0, 1.0]}
+    )
+    row = table.splitlines()[-2]
+    assert row == "| shuttle | maf | as it is | 3, 1 ended in NaN | 2.000 ± 1.414 | +1.000 ± 1.000 |"
+
+
+def test_the_table_of_speed_joins_parts_and_says_what_was_not_measured(tmp_path: Path) -> None:
+    out = tmp_path / "speed.json"
+    row = {"entry": "glow", "precision": "float32", "xla": True, "batch": 64, "hardware": "h"}
+    out.write_text(json.dumps(speed._joined(out, {**row, "training": 1234.5, "waiting": 0.004})))
+    scored = {**row, "log_prob": 10.0, "bits_per_dim": 2.5, "scored": 8}
+    rows = speed._joined(out, scored)
+    assert len(rows) == 1 and len(speed._joined(out, {**scored, "xla": False})) == 2
+    line = speed.as_table(rows).splitlines()[-1]
+    assert line == "| glow | float32 | on | 64 | 1,234 | 0.4% | 10.0 (8) | 2.500 | - | h |"
 
 
 def test_the_affine_of_the_peer_inverts_with_its_log_det() -> None:

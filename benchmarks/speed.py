@@ -51,9 +51,10 @@ def train(entry: str, precision: str, xla: bool, batch: int, steps: int) -> dict
     changes: dict[str, Any] = {"batch_size": batch, "precision": precision, "jit_compile": xla}
     if training.reflow is None:
         changes["steps_per_epoch"] = steps
-    else:  # an epoch is one pass over the pairs
+    else:  # an epoch is one pass over the pairs, which are made before the first: none by a solver of minutes
         pairs = steps * batch
-        changes |= {"limit": pairs, "reflow": {**training.reflow.model_dump(), "num_pairs": pairs}}
+        reflow = {**training.reflow.model_dump(), "num_pairs": pairs, "still": 0}
+        changes |= {"limit": pairs, "reflow": reflow}
     found = time_training(entry, tf.distribute.get_strategy(), **changes)
     return {
         "training": found["examples_a_second"],

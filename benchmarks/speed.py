@@ -11,8 +11,8 @@ the median of several calls after the first. float32 is full in these two; train
 products, as TensorFlow sets it. Bits/dim are those of the images that were scored, so that what a precision
 costs is seen beside what it gains.
 
-A continuous flow scores with its own solver, whose tolerance bfloat16 cannot keep, and draws with what its
-card recommends.
+A continuous flow computes in bfloat16 in training alone, where no solver runs. It scores with its own solver
+and draws with what its card recommends, both in float32.
 """
 
 from __future__ import annotations
@@ -105,6 +105,7 @@ def measure(
     from flowzoo import measure as measuring
     from flowzoo import registry
     from flowzoo.full_float32 import full_float32
+    from flowzoo.models.continuous import ContinuousModel
 
     batch = batch or registry.get_config(entry).training.batch_size
     found: dict[str, Any] = {"batch": batch, "hardware": measuring.hardware()}
@@ -112,9 +113,11 @@ def measure(
         found |= train(entry, precision, xla, batch, steps)
     with full_float32():
         flow, source = trained(entry, precision)
+        if isinstance(flow, ContinuousModel) and precision != "float32":
+            return found
         if "sampling" in parts:
             found |= draw(flow, num, xla, SAMPLING.get(entry, {}))
-        if "log_prob" in parts and (precision == "float32" or not getattr(flow, "adaptive", False)):
+        if "log_prob" in parts:
             found |= score(flow, np.asarray(source.x[:num]), xla)
     return found
 

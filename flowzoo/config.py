@@ -163,7 +163,8 @@ class TrainingConfig(_Part):
         patience: Epochs without a better validation loss after which training stops, or None to never stop.
         keep: Which weights are kept: those of the best validation loss or the last ones.
         precision: Of the hidden layers in training; weights, latents and log-determinants are float32 always,
-            and so is all of the published flow. "mixed_bfloat16" is for GPUs.
+            and so are solvers and all of the published flow: a velocity computes in bfloat16 in the loss of
+            flow matching alone. "mixed_bfloat16" is for GPUs.
         round_trip_every: Epochs between two measurements of the round trip (of a continuous flow they can
             take as long as an epoch). Of mixed precision none are made: what is published is float32.
         outliers: Share of the training images that are replaced by noise and single colours

@@ -302,10 +302,11 @@ class FlowMatching(GuidedModel):
             kept: bool [batch], whose condition is kept; None keeps all.
         """
         place = self.probability_path(z, goal, time)
-        if kept is None:
-            velocity = self.velocity.velocity(place.point, time, condition)
-        else:
-            velocity = self.velocity.dropped(place.point, time, condition, kept)
+        with self.velocity.mixed():
+            if kept is None:
+                velocity = self.velocity.velocity(place.point, time, condition)
+            else:
+                velocity = self.velocity.dropped(place.point, time, condition, kept)
         axes = list(range(1, goal.shape.rank))
         return tf.reduce_mean(tf.square(velocity - place.velocity), axes)
 

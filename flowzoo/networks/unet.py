@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from flowzoo.networks.base import hidden_sizes, positive_int
 from flowzoo.networks.convnet import _never_empty
-from flowzoo.networks.velocity import Velocity, _affine
+from flowzoo.networks.velocity import Velocity, _affine, as_dtype_of
 
 # Angular frequencies of the waves of the time, from the slowest to the fastest.
 _SLOWEST, _FASTEST, _WAVES = 0.5 * np.pi, 32 * np.pi, 16
@@ -154,11 +154,12 @@ class UNet(Velocity):
         return self._run_all(_never_empty(x), _never_empty(time), condition)[:batch]
 
     def _run_all(self, x: tf.Tensor, time: tf.Tensor, condition: tf.Tensor | None) -> tf.Tensor:
-        signal = self._embedded(time, condition)
+        dtype, inner = x.dtype, self.inner_dtype(x.dtype)
+        signal = tf.cast(self._embedded(time, condition), inner)
         if self.joined:
             resized = tf.image.resize(condition, self.shapes["input_shape"][:2], antialias=False)
             x = tf.concat([x, tf.cast(resized, x.dtype)], axis=-1)
-        x = _convolved(x, self.first)
+        x = _convolved(tf.cast(x, inner), self.first)
         skips = []
         for level, blocks in enumerate(self.down):
             for block in blocks:
@@ -174,7 +175,7 @@ class UNet(Velocity):
                 x = self._residual(tf.concat([x, skips.pop()], axis=-1), signal, block)
             if level < len(self.grow):
                 x = _convolved(_doubled(x, skips[-1].shape), self.grow[level])
-        return _convolved(self.activation(_normalised(x, self.last_norm)), self.last)
+        return _convolved(self.activation(_normalised(tf.cast(x, dtype), self.last_norm)), self.last)
 
     def _embedded(self, time: tf.Tensor, condition: tf.Tensor | None) -> tf.Tensor:
         angles = time[:, None] * tf.constant(np.geomspace(_SLOWEST, _FASTEST, _WAVES), time.dtype)
@@ -190,8 +191,8 @@ class UNet(Velocity):
         inner = _convolved(self.activation(_normalised(inner, block["norm_b"])), block["conv_b"])
         if "skip" not in block:
             return x + inner
-        kernel, bias = block["skip"]
-        return tf.tensordot(x, tf.convert_to_tensor(kernel), 1) + tf.convert_to_tensor(bias) + inner
+        kernel, bias = (as_dtype_of(x, weight) for weight in block["skip"])
+        return tf.tensordot(x, kernel, 1) + bias + inner
 
     def _attended(self, x: tf.Tensor) -> tf.Tensor:
         norm, query, value, out, key = self.attend
@@ -201,7 +202,7 @@ class UNet(Velocity):
         def heads(flat: tf.Tensor) -> tf.Tensor:
             return tf.reshape(flat, [-1, height * width, channels])
 
-        keys = heads(tf.matmul(tokens, tf.convert_to_tensor(key)))
+        keys = heads(tf.matmul(tokens, as_dtype_of(tokens, key)))
         scores = tf.matmul(heads(_affine(tokens, query)), keys, transpose_b=True) / math.sqrt(channels)
         mixed = tf.matmul(tf.nn.softmax(scores), heads(_affine(tokens, value)))
         mixed = _affine(tf.reshape(mixed, [-1, channels]), out)
@@ -214,21 +215,24 @@ class UNet(Velocity):
 
 
 def _convolved(x: tf.Tensor, weights: tuple, stride: int = 1) -> tf.Tensor:
-    kernel, bias = weights
-    return tf.nn.conv2d(x, tf.convert_to_tensor(kernel), stride, "SAME") + tf.convert_to_tensor(bias)
+    kernel, bias = (as_dtype_of(x, weight) for weight in weights)
+    return tf.nn.conv2d(x, kernel, stride, "SAME") + bias
 
 
 def _normalised(x: tf.Tensor, weights: tuple) -> tf.Tensor:
-    """Group norm: mean 0 and variance 1 over each group of channels and the whole image, then an affine."""
+    """Group norm: mean 0 and variance 1 over each group of channels and the whole image, then an affine.
+
+    Its sums are those of the weights' dtype, whatever comes in.
+    """
     scale, shift = (tf.convert_to_tensor(weight) for weight in weights)
     height, width, channels = x.shape[1:]
     # Groups of at least four channels: at a resolution of one pixel a channel alone would become zero.
     groups = math.gcd(channels, max(1, min(8, channels // 4)))
-    grouped = tf.reshape(x, [-1, height * width, groups, channels // groups])
+    grouped = tf.reshape(tf.cast(x, scale.dtype), [-1, height * width, groups, channels // groups])
     centred = grouped - tf.reduce_mean(grouped, axis=[1, 3], keepdims=True)
     variance = tf.reduce_mean(tf.square(centred), axis=[1, 3], keepdims=True)
     centred *= tf.math.rsqrt(variance + _EPSILON)
-    return tf.reshape(centred, [-1, height, width, channels]) * scale + shift
+    return tf.cast(tf.reshape(centred, [-1, height, width, channels]) * scale + shift, x.dtype)
 
 
 def _doubled(x: tf.Tensor, wanted: tf.TensorShape) -> tf.Tensor:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import keras
@@ -17,11 +18,12 @@ class Velocity(Conditioner):
     """Base of velocity networks: f(x, t, condition) of the shape of x.
 
     A conditioner whose entries are those of its input, with one parameter each, and that takes the time as
-    well. It computes in the flow's own dtype under a mixed policy too: the step control of a solver
-    would see the rounding of bfloat16 as error. The last layer starts at zero, so that a new flow is the
-    identity. Solvers need f to be smooth: the activation is "tanh" unless another is given.
+    well. It computes in the flow's own dtype under a mixed policy too, since the step control of a solver
+    would see the rounding of bfloat16 as error; only in a block of `mixed` do hidden layers follow the
+    policy. The last layer starts at zero, so that a new flow is the identity. Solvers need f to be smooth:
+    the activation is "tanh" unless another is given.
 
-    A subclass writes `_build` and `_velocity`.
+    A subclass writes `_build` and `_velocity`, whose hidden layers compute in `inner_dtype`.
 
     Args:
         activation: of the hidden layers, a Keras name or callable; smooth.
@@ -30,6 +32,28 @@ class Velocity(Conditioner):
 
     def __init__(self, activation: Any = "tanh", **kwargs: Any) -> None:
         super().__init__(activation, **kwargs)
+        self._mixed = False
+
+    def build(self, input_shape: Any) -> None:
+        """Create the weights, and note the dtype policy of hidden layers."""
+        super().build(input_shape)
+        self._hidden = self.hidden_dtype().compute_dtype
+
+    @contextlib.contextmanager
+    def mixed(self) -> Iterator[None]:
+        """Let hidden layers compute, in the block, in the mixed policy under which the network was made.
+
+        For a regression on velocities, through which no solver steps.
+        """
+        before, self._mixed = self._mixed, True
+        try:
+            yield
+        finally:
+            self._mixed = before
+
+    def inner_dtype(self, dtype: Any) -> Any:
+        """Return what hidden layers compute in: the flow's dtype, or in a block of `mixed` the policy's."""
+        return self._hidden if self._mixed else dtype
 
     def call(self, inputs: tf.Tensor, condition: tf.Tensor | None = None, time: Any = 0.0) -> tf.Tensor:
         """Return `velocity`."""
@@ -68,8 +92,13 @@ class Velocity(Conditioner):
 
 
 def _affine(x: tf.Tensor, weights: tuple) -> tf.Tensor:
-    kernel, bias = weights
-    return tf.matmul(x, tf.convert_to_tensor(kernel)) + tf.convert_to_tensor(bias)
+    kernel, bias = (as_dtype_of(x, weight) for weight in weights)
+    return tf.matmul(x, kernel) + bias
+
+
+def as_dtype_of(x: tf.Tensor, weight: Any) -> tf.Tensor:
+    """Return a weight in the dtype of what it meets."""
+    return tf.cast(tf.convert_to_tensor(weight), x.dtype)
 
 
 @keras.saving.register_keras_serializable("flowzoo")
@@ -115,13 +144,15 @@ class ConcatSquash(Velocity):
     def _velocity(self, x: tf.Tensor, time: tf.Tensor, condition: tf.Tensor | None) -> tf.Tensor:
         size, _, condition_size = self._sizes
         x = tf.reshape(x, [-1, size])
-        signal = time[:, None]
+        signal, inner = time[:, None], self.inner_dtype(x.dtype)
         if condition is not None:
             signal = tf.concat([signal, tf.reshape(condition, [-1, condition_size])], axis=-1)
         for i, (main, gate, shift) in enumerate(self.stages):
-            x = self.activation(x) if i else x
-            shifted = tf.matmul(signal, tf.convert_to_tensor(shift))
-            x = _affine(x, main) * tf.sigmoid(_affine(signal, gate)) + shifted
+            dtype = inner if i < len(self.hidden_units) else signal.dtype
+            x = tf.cast(self.activation(x) if i else x, dtype)
+            told = tf.cast(signal, dtype)
+            shifted = tf.matmul(told, as_dtype_of(told, shift))
+            x = _affine(x, main) * tf.sigmoid(_affine(told, gate)) + shifted
         return x
 
     def get_config(self) -> dict[str, Any]:
@@ -171,10 +202,10 @@ class TimeMLP(Velocity):
         parts = [tf.reshape(x, [-1, size]), time[:, None], tf.sin(angles), tf.cos(angles)]
         if condition is not None:
             parts.append(tf.reshape(condition, [-1, condition_size]))
-        x = tf.concat(parts, axis=-1)
+        dtype, x = x.dtype, tf.cast(tf.concat(parts, axis=-1), self.inner_dtype(x.dtype))
         for stage in self.stages[:-1]:
             x = self.activation(_affine(x, stage))
-        return _affine(x, self.stages[-1])
+        return _affine(tf.cast(x, dtype), self.stages[-1])
 
     def get_config(self) -> dict[str, Any]:
         """Return the arguments that make an equal network."""
@@ -249,17 +280,19 @@ class ConvConcatSquash(Velocity):
         return self._convolve(_never_empty(x), _never_empty(time), condition)[:batch]
 
     def _convolve(self, x: tf.Tensor, time: tf.Tensor, condition: tf.Tensor | None) -> tf.Tensor:
-        signal = time[:, None]
+        signal, inner = time[:, None], self.inner_dtype(x.dtype)
         if self.joined:
             resized = tf.image.resize(condition, self.shapes["input_shape"][:2], antialias=False)
             x = tf.concat([x, tf.cast(resized, x.dtype)], axis=-1)
         elif condition is not None:
             signal = tf.concat([signal, tf.reshape(condition, [-1, self._sizes[2]])], axis=-1)
         for i, (kernel, bias, gate, shift) in enumerate(self.stages):
-            x = self.activation(x) if i else x
-            x = tf.nn.conv2d(x, tf.convert_to_tensor(kernel), 1, "SAME") + tf.convert_to_tensor(bias)
-            shifted = tf.matmul(signal, tf.convert_to_tensor(shift))
-            x = x * tf.sigmoid(_affine(signal, gate))[:, None, None] + shifted[:, None, None]
+            dtype = inner if i < len(self.filters) else signal.dtype
+            x = tf.cast(self.activation(x) if i else x, dtype)
+            told = tf.cast(signal, dtype)
+            x = tf.nn.conv2d(x, as_dtype_of(x, kernel), 1, "SAME") + as_dtype_of(x, bias)
+            shifted = tf.matmul(told, as_dtype_of(told, shift))
+            x = x * tf.sigmoid(_affine(told, gate))[:, None, None] + shifted[:, None, None]
         return x
 
     def get_config(self) -> dict[str, Any]:

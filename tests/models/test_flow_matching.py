@@ -444,3 +444,38 @@ def test_float64_from_the_policy() -> None:
             tf.constant(x), tf.one_hot([0, 1, 0, 1], 2, dtype="float64"), random.as_seed(0)
         )
     assert loss.dtype == tf.float64 and flow.log_prob(x, 0).dtype == tf.float64
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        ("vector", {"network": "mlp"}),
+        ("vector", {"network": "concat_squash"}),
+        ("labelled_image", {"image_network": "conv"}),
+        ("labelled_image", {"image_network": "unet", "condition_dropout": 0.3}),
+    ],
+)
+def test_only_the_regression_computes_in_bfloat16(kind: str, options: dict) -> None:
+    """Under a mixed policy hidden layers do so in the loss; solvers see every digit of float32."""
+    what, flows = KINDS[kind], []
+    for policy in ("float32", "mixed_bfloat16"):
+        with dtype_policy(policy):
+            arguments = {**FlowMatching.small, **what.arguments, **options}
+            flow = FlowMatching(what.event_shape, **arguments)
+        randomise_gently(flow, 0, 0.1)
+        flows.append(flow)
+    full, mixed = flows
+    mixed.set_weights(full.get_weights())
+    x, condition = what.data(16), what.condition(16)
+    found, labels = [], None if condition is None else tf.one_hot(condition, full.num_classes)
+    z = tf.constant(RNG(2).normal(size=(16, *full.latent_shape)), tf.float32)
+    solved = [flow.velocity.velocity(z, 0.5, labels) for flow in flows]  # as a solver calls it
+    np.testing.assert_array_equal(*solved)
+    for flow in flows:
+        with tf.GradientTape() as tape:
+            losses = flow.example_loss(tf.constant(x), labels, tf.constant([3, 4]))
+        gradients = tape.gradient(losses, flow.trainable_weights)
+        assert {value.dtype for value in (losses, *gradients)} == {tf.float32}
+        found.append((np.asarray(losses), np.concatenate([np.ravel(g) for g in gradients])))
+    for one, other in zip(*found, strict=True):
+        assert 1e-5 < np.linalg.norm(one - other) / np.linalg.norm(one) < 0.05  # the digits of bfloat16

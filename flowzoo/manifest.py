@@ -117,7 +117,10 @@ def write_manifest(folder: str | os.PathLike[str]) -> str:
 
 
 def verify(
-    folder: str | os.PathLike[str], expected_digest: str | None = None, name: str | None = None
+    folder: str | os.PathLike[str],
+    expected_digest: str | None = None,
+    name: str | None = None,
+    given: bool = False,
 ) -> Manifest:
     """Checks every byte of a trained entry.
 
@@ -126,6 +129,7 @@ def verify(
         expected_digest: The SHA-256 that SHA256SUMS must have, or None to check the folder against itself
             alone (weights that the user trained, which no one has published).
         name: The entry whose weights these must be, by their card; None for any.
+        given: Whether the user named the folder, which may hold his only copy.
 
     Returns:
         The manifest.
@@ -138,10 +142,14 @@ def verify(
     try:
         return check(folder, expected_digest, name)
     except CorruptWeightsError as error:
+        advice = (
+            f"name the folder of these weights, or give path:{folder} as the name for what it holds"
+            if given
+            else f"delete {folder} and load again to fetch them anew, reinstall flowzoo if they came with "
+            f"the package, or train them with `flowzoo train {name or 'NAME'}`"
+        )
         raise CorruptWeightsError(
-            f"The weights{f' of {name!r}' if name else ''} are refused. {error} What to do: delete {folder} "
-            "and load again to fetch them anew, reinstall flowzoo if they came with the package, or train "
-            f"them with `flowzoo train {name or 'NAME'}`."
+            f"The weights{f' of {name!r}' if name else ''} are refused. {error} What to do: {advice}."
         ) from error
 
 

@@ -58,6 +58,7 @@ def publish(
     *,
     limit: int | None = None,
     overwrite: bool = True,
+    command: str,
 ) -> TrainResult:
     """Measure a trained flow and write its folder, whole or not at all.
 
@@ -74,7 +75,7 @@ def publish(
         full = measure.score(model, measured, config, limit)
         store(model, folder, dtype)
         stored = full if dtype == "float32" else measure.score(model, measured, config, limit)
-        card = _card(config, recipe, trained, model, sources, full, stored, limit)
+        card = _card(config, recipe, trained, model, sources, full, stored, limit, command)
         digest = describe(model, folder, card)
     _log.info("wrote %s (SHA-256 of SHA256SUMS: %s)", target, digest)
     bits = stored["nats"] / (model.event_size * math.log(2)) if model.discrete else None
@@ -161,6 +162,7 @@ def _card(
     full: dict[str, float],
     stored: dict[str, float],
     limit: int | None,
+    command: str,
 ) -> dict[str, Any]:
     train_source, measured = sources["train"], _measured(config, sources)
     snapshot = config.model_dump(mode="json")
@@ -184,7 +186,7 @@ def _card(
             "limit": limit,
         },
         "training": {
-            "command": f"flowzoo train {config.name}",
+            "command": command,
             "epochs": len(trained.epoch_seconds),
             "kept_epoch": trained.kept_epoch,
             "batch_size": recipe.batch_size,

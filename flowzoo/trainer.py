@@ -10,11 +10,13 @@ from typing import Any
 
 import tensorflow as tf
 
-from flowzoo import measure, registry, zoo
-from flowzoo.config import DataConfig, EntryConfig, TrainingConfig, parse_config
+from flowzoo import measure, own_data, registry, zoo
+from flowzoo.config import DataConfig, EntryConfig, TrainingConfig
 from flowzoo.data import Source, open_source, source_info
+from flowzoo.data.faults import data_faults_named
 from flowzoo.errors import DataError
 from flowzoo.publish import TrainResult
+from flowzoo.training.feed import steps_of
 from flowzoo.training.previews import Previews
 from flowzoo.training.recipe import train_recipe
 from flowzoo.training.resuming import Saving
@@ -67,7 +69,9 @@ def train(
         overwrite: replace an earlier result, once the new one is whole.
         data: other data than the entry's: `{"source": "image_folder", "options": {"path": "faces"}}`, say.
         event_shape: of one example, where it is not the entry's; by default that of `data`.
-        rename: the name of what is trained on other data, `glow_family` say.
+        rename: the name of what is trained on other data, `glow_family` say. Its flow expects as many
+            values of a pixel as the data have, and a warm-up or an average of weights that is too long for
+            the steps of the training is shortened, which the logger says.
         resume: go on with a training that was stopped; without one, begin. One that was published already
             gives its result.
         state_seconds: the state is written when so many seconds have passed since the last time,
@@ -82,8 +86,10 @@ def train(
     Raises:
         UnknownNameError: no entry has the name.
         MissingDataError: the data are not here; the message says where to get them and where to put them.
-        DataError: `resume` is asked for, and the state is that of another training.
-        ValueError: `data` without `rename`, or the other way round; a strategy that cannot work, a TF_CONFIG
+        DataError: `resume` is asked for, and the state is that of another training; or an example, a picture
+            say, cannot be read.
+        ValueError: `data` without `rename`, or the other way round, or for an entry that learns from a
+            teacher's pairs; a strategy that cannot work, a TF_CONFIG
             that names no workers, a batch that does not divide among the replicas; a teacher of another
             architecture, several workers for pairs, or a recipe of one step, which cannot be published.
         NoWeightsError: the teacher has no weights here.
@@ -95,9 +101,14 @@ def train(
             `flowzoo.measure.check_published`).
     """
     check_strategy(strategy)
-    config = _renamed(registry.get_config(name), data, event_shape, rename)
+    config = own_data.renamed(registry.get_config(name), data, event_shape, rename)
     recipe = _recipe(config.training, epochs, seed)
     _check_publishable(config.name, recipe)
+    chosen = make_strategy(strategy)  # before anything computes: several workers have to meet first
+    sources = _sources(config, data_dir)
+    if rename is not None:
+        config = own_data.with_values_of(config, sources["train"])
+        recipe = own_data.fitted(recipe, recipe.epochs * steps_of(recipe, sources["train"], limit)[0])
     saving = Saving(
         StateFolder(Path(out) / f"{config.name}.training" / "states"),
         state_seconds,
@@ -107,10 +118,11 @@ def train(
             [config.model_dump(mode="json", exclude={"training", "card", "weights"}), str(event_shape)]
         ),
     )
-    chosen = make_strategy(strategy)  # before anything computes: several workers have to meet first
-    job = TrainingJob(config, recipe, Path(out) / config.name, saving, Workers.of(chosen), limit, overwrite)
-    with lost_workers_named(job.workers), job.alone():
-        sources = _sources(config, data_dir)
+    command = own_data.command_for(name, config)
+    job = TrainingJob(
+        config, recipe, Path(out) / config.name, saving, Workers.of(chosen), limit, overwrite, command
+    )
+    with lost_workers_named(job.workers), job.alone(), data_faults_named():
         earlier = job.result_of_before()
         if earlier is not None:
             return earlier
@@ -132,31 +144,6 @@ def train(
             verbose=verbose,
         )
         return job.publish(trained, sources)
-
-
-def _renamed(
-    config: EntryConfig, data: Any, event_shape: Sequence[int] | None, rename: str | None
-) -> EntryConfig:
-    """Return the config of an entry's architecture on other data, or as it is."""
-    if data is None and rename is None and event_shape is None:
-        return config
-    if data is None or rename is None:
-        raise ValueError(
-            f"Other data make another model: give data= and rename= together. "
-            f"Received: data={data!r}, rename={rename!r}"
-        )
-    content = config.model_dump(mode="json")
-    content |= {"name": rename, "data": data if isinstance(data, dict) else data.model_dump()}
-    content["weights"] = {"dtype": config.weights.dtype}
-    content["model"]["event_shape"] = None if event_shape is None else list(event_shape)
-    content["card"] |= {
-        "published": [],
-        "notes": [],
-        "data_licence": "the user's own",
-        "limits": ["It knows what it was trained on, and nothing is known of that here."],
-    }
-    content["description"] = f"{config.name}, trained on other data."
-    return parse_config(content, f"the configuration of {rename}")
 
 
 def _recipe(recipe: TrainingConfig, epochs: int | None, seed: int | None) -> TrainingConfig:

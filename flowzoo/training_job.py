@@ -38,6 +38,7 @@ class TrainingJob:
         workers: who train; the chief alone touches the folders.
         limit: examples of each split that are used, or None for all.
         overwrite: whether an earlier result is replaced.
+        command: what the card says repeats it.
     """
 
     config: EntryConfig
@@ -47,6 +48,7 @@ class TrainingJob:
     workers: Workers
     limit: int | None
     overwrite: bool
+    command: str
 
     @property
     def beside(self) -> Path:
@@ -142,6 +144,7 @@ class TrainingJob:
                 self.target,
                 limit=self.limit,
                 overwrite=self.overwrite,
+                command=self.command,
             )
             note = {"about": self._about, "result": dataclasses.asdict(result)}
             write_atomic(self._note, json.dumps(note))

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from flowzoo.config import check_name
+from flowzoo.config import EntryConfig, check_name, parse_config
 from flowzoo.download import download
 from flowzoo.errors import CorruptWeightsError, NoWeightsError, near_matches
 from flowzoo.manifest import MANIFEST, Manifest, read_card, verify, write_manifest
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Located",
     "Manifest",
+    "config_in",
     "find_local",
     "locate",
     "read_card",
@@ -86,7 +87,7 @@ def locate(
     """
     if source is not None:
         folder = _explicit(source)
-        return Located(folder, "path", verify(folder, None, name))
+        return Located(folder, "path", verify(folder, None, name, given=True))
     found = find_local(name)
     if found is not None:
         folder, origin = found
@@ -121,6 +122,17 @@ def find_local(name: str) -> tuple[Path, Literal["home", "packaged"]] | None:
     if root is not None and (root / name).exists():
         return root / name, "packaged"
     return None
+
+
+def config_in(folder: str | os.PathLike[str]) -> EntryConfig:
+    """Reads the config that the card of a trained entry holds.
+
+    Raises:
+        CorruptWeightsError: The card is missing or is not a JSON object.
+        ValueError: It holds no config.
+    """
+    card: Any = read_card(folder)
+    return parse_config(card.get("config"), str(Path(folder) / "card.json"))
 
 
 def read_golden(folder: str | os.PathLike[str]) -> dict[str, np.ndarray]:

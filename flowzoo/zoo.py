@@ -245,18 +245,23 @@ def info(name: str) -> ModelInfo:
     """Return the model card of an entry.
 
     Args:
-        name: of the entry.
+        name: of the entry, or `"path:DIR"` for a folder that `train` wrote.
 
     Returns:
         The card; `print` shows it, `to_dict()` gives it as plain values.
 
     Raises:
         UnknownNameError: no entry has the name.
+        CorruptWeightsError: the folder has no card.
     """
-    config = registry.get_config(name)
-    found = weights.find_local(name)
-    card: Any = weights.read_card(found[0]) if found else None
+    if name.startswith("path:"):
+        folder: Path | None = Path(name.removeprefix("path:"))
+        config = weights.config_in(name.removeprefix("path:"))
+    else:
+        config = registry.get_config(name)
+        folder = (weights.find_local(name) or (None,))[0]
+    card: Any = weights.read_card(folder) if folder else None
     digest = config.weights.sha256
-    if digest is None and found:
-        digest = manifest.sha256_of(found[0] / "SHA256SUMS")
-    return ModelInfo(name, config, card, digest, str(found[0]) if found else None)
+    if digest is None and folder:
+        digest = manifest.sha256_of(folder / "SHA256SUMS")
+    return ModelInfo(config.name, config, card, digest, str(folder) if folder else None)

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 import flowzoo
-from flowzoo import registry
+from flowzoo import own_data, registry
 from flowzoo.cli.app import main
 from flowzoo.config import TrainingConfig, parse_config
 from flowzoo.data import Source, open_source, pipeline, record_reader, write_shards
@@ -288,8 +288,7 @@ def test_pictures_of_the_users_own(family: str, size: int, tmp_path: Path, capsy
     name = f"{family}_holidays"
     shared = ["--pictures", str(pictures), "--size", str(size), "--as", name, "--out", str(out)]
     command = ["train", f"test_any_{family}", *shared]
-    command += ["-o", "mirror=true", "--epochs", "2", "--previews", "1"]
-    # The entry's own number of values is that of its own data.
+    command += ["-o", "mirror=true", "-o", "bits=5", "--epochs", "2", "--previews", "1"]
     content = registry.get_config(f"test_{family}").model_dump(mode="json")
     content["model"]["args"] = SMALL_NETWORKS[family]
     content |= {"name": f"test_any_{family}", "weights": {}}
@@ -304,9 +303,51 @@ def test_pictures_of_the_users_own(family: str, size: int, tmp_path: Path, capsy
     assert not list((out / f"{name}.training" / "states").glob("*"))
     flow = flowzoo.load(f"path:{folder}")
     assert flow.event_shape == (size, size, 3) and flow.name == name
-    target = str(tmp_path / "x.png")
-    assert main(["sample", f"path:{folder}", "--num", "4", "--out", target]) == 0
-    assert main(["reconstruct", f"path:{folder}", str(pictures / "000.png"), "--out", target]) == 0
+    assert flow.num_values == 32  # of the five bits
+    card = flowzoo.info(f"path:{folder}").to_dict()
+    assert card["name"] == name and card["licence"] == card["data_licence"] == "the user's own"
+    assert f"rename={name!r}" in card["measured"]["training"]["command"]
+    given, target = f"path:{folder}", str(tmp_path / "x.png")
+    picture, served = str(pictures / "000.png"), tmp_path / "served"
+    for arguments in (
+        ["sample", given, "--num", "4", "--out", target],
+        ["reconstruct", given, picture, "--out", target],
+        ["info", given],
+        ["verify", given, "--hashes-only"],
+        ["evaluate", given],
+        ["export", given, str(served), "--warmup", ""],
+    ):
+        assert main(arguments) == 0, capsys.readouterr().err
+    assert (served / name / "1" / "saved_model.pb").is_file()
+    capsys.readouterr()
+    assert main(["interpolate", given, str(pictures), picture, "--out", target]) == 2
+    assert "one picture to another" in capsys.readouterr().err
+    assert main(["reconstruct", given, "nowhere.png", "--out", target]) == 2
+    assert "There is no picture" in capsys.readouterr().err
+    assert main(["sample", "test_realnvp", "--source", given, "--num", "4", "--out", target]) == 4
+    assert "delete" not in capsys.readouterr().err  # the only copy
+
+
+def test_a_broken_picture_is_named(pictures: Path, tmp_path: Path, capsys: Any) -> None:
+    (pictures / "000.png").write_bytes((pictures / "000.png").read_bytes()[:60])
+    command = ["train", "test_realnvp", "--pictures", str(pictures), "--size", "8", "--epochs", "1", "-q"]
+    assert main([*command, "--as", "realnvp_broken", "--out", str(tmp_path)]) == 2
+    said = capsys.readouterr().err
+    assert "000.png" in said and "Traceback" not in said
+
+
+def test_a_recipe_is_fitted_to_a_short_training() -> None:
+    long = registry.get_config("realnvp_celeba").training
+    assert own_data.fitted(long, 1_000_000) == long
+    short = own_data.fitted(long, 118)
+    assert short.optimizer.warmup_steps == 11 and 0.9 < short.ema < 0.92
+    assert own_data.fitted(long, 3).ema == 0.5
+
+
+def test_what_learns_from_a_teacher_has_no_data(pictures: Path, tmp_path: Path) -> None:
+    own = {"source": "image_folder", "options": {"path": str(pictures)}}
+    with pytest.raises(ValueError, match="flow_matching_celeba"):
+        flowzoo.train("rectified_flow_celeba", data=own, rename="rectified_own", out=tmp_path)
 
 
 def test_other_data_need_another_name(tmp_path: Path, pictures: Path, capsys: Any) -> None:
@@ -317,6 +358,7 @@ def test_other_data_need_another_name(tmp_path: Path, pictures: Path, capsys: An
     for wrong, message in (
         (["--pictures", str(pictures), "--data", "digits", "--as", "a_b"], "not both"),
         (["-o", "size=3"], "--option belongs"),
+        (["--pictures", str(pictures)], "--as NAME"),
         (["--pictures", str(tmp_path / "nothing"), "--as", "a_b"], "not found"),
         (["--data", "digitz", "--as", "a_b"], "digits"),
         (["--data", "digits", "--as", "A b"], "A b: name"),

@@ -10,9 +10,10 @@ import typer
 from flowzoo import registry, weights
 from flowzoo.cli.codes import Code
 from flowzoo.cli.console import Talk
-from flowzoo.cli.loading import metric_text
+from flowzoo.cli.loading import config_of, metric_text
 from flowzoo.cli.options import Json, Name
 from flowzoo.cli.quiet import import_tensorflow
+from flowzoo.config import EntryConfig
 from flowzoo.errors import NoWeightsError, WeightsError
 
 
@@ -83,8 +84,8 @@ def verify(
         raise typer.BadParameter("name the entries to verify, or give --all")
     talk = Talk(as_json)
     wanted = names or [name for name in _every_name() if weights.find_local(name)]
-    configs = [registry.get_config(name) for name in wanted]  # A name that is not known ends it here.
-    results = [_verified(config.name, config.weights.sha256, hashes_only) for config in configs]
+    configs = [config_of(name) for name in wanted]  # A name that is not known ends it here.
+    results = [_verified(*pair, hashes_only) for pair in zip(wanted, configs, strict=True)]
     for result in results:
         talk.say(f"{'ok  ' if result['ok'] else 'FAIL'} {result['name']}: {result['detail']}")
     if not results:
@@ -98,10 +99,11 @@ def _every_name() -> list[str]:
     return sorted({*registry.list_models(), *registry.list_models("test_*")})
 
 
-def _verified(name: str, digest: str | None, hashes_only: bool) -> dict[str, Any]:
-    result: dict[str, Any] = {"name": name, "ok": False, "folder": None, "sha256": None}
+def _verified(given: str, config: EntryConfig, hashes_only: bool) -> dict[str, Any]:
+    result: dict[str, Any] = {"name": config.name, "ok": False, "folder": None, "sha256": None}
+    source = given if given.startswith("path:") else None
     try:
-        located = weights.locate(name, expected_digest=digest)
+        located = weights.locate(config.name, expected_digest=config.weights.sha256, source=source)
         result.update(folder=str(located.folder), sha256=located.manifest.digest)
         if not hashes_only:
             import_tensorflow()

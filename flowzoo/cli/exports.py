@@ -10,7 +10,7 @@ import typer
 
 from flowzoo import registry, weights
 from flowzoo.cli.console import Talk
-from flowzoo.cli.loading import load_model
+from flowzoo.cli.loading import config_of, load_model
 from flowzoo.cli.options import Json, WeightsSource
 from flowzoo.cli.quiet import import_tensorflow
 
@@ -68,9 +68,10 @@ def export(
         target = _export_one(what[0], folder, source, talk, options)
         talk.say(f"Wrote {target}. Serve it with TensorFlow Serving:")
         talk.say(
-            f"  tensorflow_model_server --model_name={what[0]} --model_base_path={target.parent.resolve()}"
+            f"  tensorflow_model_server --model_name={target.parent.name} "
+            f"--model_base_path={target.parent.resolve()}"
         )
-        talk.result({"name": what[0], "path": target, "version": int(target.name)})
+        talk.result({"name": target.parent.name, "path": target, "version": int(target.name)})
         return
     names = [name for name in registry.list_models(pattern or "*") if weights.find_local(name)]
     if not names:
@@ -93,11 +94,11 @@ def _sizes(text: str) -> tuple[int, ...]:
 
 def _export_one(name: str, folder: Path, source: str | None, talk: Talk, options: dict[str, Any]) -> Path:
     """Export an entry; what can be refused before its model is loaded is refused first."""
-    registry.get_config(name)
+    given, name = name, config_of(name).name
     import_tensorflow()
     from flowzoo import exporting
 
     target = exporting.version_folder(folder / name, options["version"])
     exporting.check_target(target, options["weights_dtype"], options["warmup_batch_sizes"])
-    model = load_model(name, source, talk)
+    model = load_model(given, source, talk)
     return exporting.export(model, folder, name=name, **{**options, "version": int(target.name)})

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flowzoo import cards, registry, weights
 from flowzoo.cli.console import Talk
 from flowzoo.cli.quiet import import_tensorflow
-from flowzoo.config import EntryConfig, parse_config
+from flowzoo.config import EntryConfig
 
 if TYPE_CHECKING:
     from flowzoo.models import Flow
@@ -55,9 +54,7 @@ def config_of(name: str) -> EntryConfig:
     """
     if not name.startswith("path:"):
         return registry.get_config(name)
-    folder = Path(name.removeprefix("path:"))
-    card: Any = weights.read_card(folder)
-    return parse_config(card.get("config"), str(folder / "card.json"))
+    return weights.config_in(name.removeprefix("path:"))
 
 
 def metric_text(card: Mapping[str, Any] | None) -> str:

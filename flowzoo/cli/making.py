@@ -11,6 +11,7 @@ from flowzoo import registry
 from flowzoo.cli.console import Talk
 from flowzoo.cli.options import DataDir, Json, Limit, Name, SourceOption, source_options
 from flowzoo.cli.quiet import import_tensorflow
+from flowzoo.config import DataConfig
 
 
 def train(
@@ -59,7 +60,9 @@ def train(
     config = registry.get_config(name)
     if out.exists() and not out.is_dir():
         raise NotADirectoryError(f"--out: {out} is a file; name a folder.")
-    own = _own_data(pictures, size, data, option)
+    own = _own_data(pictures, size, data, option, config.data)
+    if own is not None and rename is None:
+        raise ValueError("--pictures and --data make another model: name it with --as NAME.")
     talk.say(f"{name}: {config.description}")
 
     import_tensorflow()
@@ -90,7 +93,7 @@ def train(
 
 
 def _own_data(
-    pictures: Path | None, size: int, data: str | None, option: list[str] | None
+    pictures: Path | None, size: int, data: str | None, option: list[str] | None, entry: DataConfig | None
 ) -> dict[str, Any] | None:
     """Return the data that the user brings, as an entry's file would name them."""
     if pictures is not None and data is not None:
@@ -103,7 +106,10 @@ def _own_data(
         if options:
             raise ValueError("--option belongs to --data or --pictures.")
         return None
-    return {"source": data, "options": options}
+    content = {"source": data, "options": options}
+    if entry is not None and entry.source == data:  # which split it has to be measured on
+        content["measured_on"] = entry.measured_on
+    return content
 
 
 def _line(result: Any) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from flowzoo.cli.console import Talk
 from flowzoo.cli.files import check_target
 from flowzoo.cli.loading import config_of, load_model
 from flowzoo.cli.options import Json, Name, Seed, WeightsSource, condition_for, fresh_seed
+from flowzoo.errors import DataError
 
 if TYPE_CHECKING:
     from flowzoo.data.images import Crop
@@ -44,9 +45,9 @@ def interpolate(
     from flowzoo import latents
 
     talk = Talk(as_json)
-    model = _opened(name, out, source, talk)
-    x = _read(model, name, [first, last])
-    strip = latents.interpolate(model, x[0], x[1], steps, condition_for(model, 1, label, None), method)
+    model = _opened(name, out, source, talk, first, last)
+    start, end = (_one(model, name, path) for path in (first, last))
+    strip = latents.interpolate(model, start, end, steps, condition_for(model, 1, label, None), method)
     _draw(strip, model, out, steps)
     talk.say(f"Wrote {out}: {steps} pictures from {first} to {last}.")
     talk.result({"name": name, "path": out, "steps": steps, "method": method})
@@ -64,7 +65,7 @@ def reconstruct(
     from flowzoo import latents
 
     talk = Talk(as_json)
-    model = _opened(name, out, source, talk)
+    model = _opened(name, out, source, talk, *pictures)
     x = _read(model, name, pictures)
     back, error = latents.reconstruct(model, x, condition_for(model, 1, label, None))
     largest = np.abs(error).reshape(len(x), -1).max(axis=1)
@@ -97,7 +98,7 @@ def attribute(
 
     talk = Talk(as_json)
     numbers = _numbers("--strengths", strengths)
-    model = _opened(name, out, source, talk)
+    model = _opened(name, out, source, talk, *pictures, without, with_)
     x = _read(model, name, pictures)
     condition = condition_for(model, 1, label, None)
     ends = _read(model, name, [without]), _read(model, name, [with_])
@@ -150,7 +151,7 @@ def levels(
     from flowzoo import latents
 
     talk = Talk(as_json)
-    model = _opened(name, out, source, talk)
+    model = _opened(name, out, source, talk, *pictures)
     x = _read(model, name, pictures)
     seed = fresh_seed(seed)
     rows = latents.resample_levels(model, x, condition_for(model, 1, label, None), seed)
@@ -159,9 +160,12 @@ def levels(
     talk.result({"name": name, "path": out, "levels": rows.shape[1] - 1, "seed": seed})
 
 
-def _opened(name: str, out: Path, source: str | None, talk: Talk) -> Flow:
-    """Check where to write, and load a flow of images."""
+def _opened(name: str, out: Path, source: str | None, talk: Talk, *pictures: Path) -> Flow:
+    """Check where to write and what to read, and load a flow of images."""
     check_target(out, (".png",))
+    for path in pictures:
+        if not path.exists():
+            raise DataError(f"There is no picture, folder or archive {path}.")
     model = load_model(name, source, talk)
     if len(model.event_shape) != 3 or model.event_shape[-1] not in (1, 3):
         raise ValueError(f"{model.name} is no flow of images: its events have shape {model.event_shape}.")
@@ -176,6 +180,14 @@ def _read(model: Flow, name: str, paths: list[Path]) -> np.ndarray:
     if model.num_values is None:
         return (x / 255.0).astype("float32")
     return (x.astype("int32") * model.num_values // 256).astype(model.data_dtype)
+
+
+def _one(model: Flow, name: str, path: Path) -> np.ndarray:
+    """Read one picture."""
+    x = _read(model, name, [path])
+    if len(x) != 1:
+        raise ValueError(f"interpolate goes from one picture to another. Received: {path} with {len(x)}.")
+    return x[0]
 
 
 def _crop(name: str) -> Crop:

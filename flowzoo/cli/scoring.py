@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 import typer
 
-from flowzoo import cards, data, registry
+from flowzoo import cards, data
 from flowzoo.cli.console import Talk
 from flowzoo.cli.files import SCORE_SUFFIXES, check_target, csv_text, read_examples, write_arrays
-from flowzoo.cli.loading import load_model
+from flowzoo.cli.loading import config_of, load_model
 from flowzoo.cli.options import (
     DataDir,
     Json,
@@ -78,7 +78,9 @@ def score(
 
 def evaluate(
     name: Name,
-    split: Split = "test",
+    split: Annotated[
+        str | None, typer.Option(help="train, validation or test; else that of the entry's card.")
+    ] = None,
     limit: Limit = None,
     data_dir: DataDir = None,
     seed: NoiseSeed = 0,
@@ -87,11 +89,12 @@ def evaluate(
 ) -> None:
     """Measure a trained entry on the data set that it was made for, as its card does."""
     talk = Talk(as_json)
-    config = registry.get_config(name)
+    config = config_of(name)
     if config.data is None:
         raise DataError(
             f"{name} names no data set. Score your own: flowzoo score {name} --data FILE --out FILE"
         )
+    split = split or config.data.measured_on
     options = {**config.data.options, **placed(config.data.source, data_dir)}
     opened = data.open_source(config.data.source, split, **options)
     x, condition = opened.head(limit)
@@ -105,7 +108,13 @@ def evaluate(
     published = cards.compared(metric, [figure.model_dump() for figure in config.card.published])
     for figure in published:
         talk.say(f"  published: {cards.published_text(figure, metric, 'here')}")
-    content = {"name": name, "data": config.data.source, "split": split, **summary, "published": published}
+    content = {
+        "name": config.name,
+        "data": config.data.source,
+        "split": split,
+        **summary,
+        "published": published,
+    }
     talk.result({**content, "loss": -summary["log_prob"], "unit": "nats", "seed": seed, "seconds": seconds})
 
 

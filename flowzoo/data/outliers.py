@@ -21,12 +21,19 @@ _FLAT = 0.25
 
 
 def with_outliers(
-    dataset: tf.data.Dataset, share: float, *, seed: int, batch_size: int, skip: int, shard: tuple[int, int]
+    dataset: tf.data.Dataset,
+    share: float,
+    *,
+    seed: int,
+    batch_size: int,
+    skip: int,
+    shard: tuple[int, int],
+    num_values: int = 256,
 ) -> tf.data.Dataset:
     """Replaces a share of the images by noise and, one in four, by a single colour.
 
-    Half of the noise has every value uniform on 0 to 255, half less contrast, by a factor uniform on [0, 1].
-    Which they are hangs on the seed, the number of the batch and the row in the batch of all workers alone.
+    Half of the noise has every value uniform, half less contrast, by a factor uniform on [0, 1]. Which they
+    are hangs on the seed, the number of the batch and the row in the batch of all workers alone.
 
     Args:
         dataset: Batches of x, or of (x, condition), as `pipeline` gives them with `repeat`.
@@ -35,6 +42,7 @@ def with_outliers(
         batch_size: That of all workers together.
         skip: The number of the first batch.
         shard: `(index, count)` of the worker.
+        num_values: How many values a pixel can take.
 
     Raises:
         DataError: The data are not images of bytes.
@@ -63,7 +71,7 @@ def with_outliers(
         flat = tf.broadcast_to(drawn(_COLOUR, [1, 1, event[-1]]), [part.stop - part.start, *event])
         noise = 0.5 + tf.minimum(2 * drawn(_CONTRAST, [1, 1, 1]), 1.0) * (drawn(_NOISE, event) - 0.5)
         other = tf.where(which < share * _FLAT, flat, noise)
-        other = tf.cast(tf.floor(other * 256.0), tf.uint8)
+        other = tf.cast(tf.floor(other * float(num_values)), tf.uint8)
         x = batch[0] if isinstance(batch, tuple) else batch
         x = tf.where(which < share, other, x)
         return (x, *batch[1:]) if isinstance(batch, tuple) else x

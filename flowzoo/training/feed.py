@@ -45,7 +45,7 @@ class Feed:
     ) -> None:
         self.train, self.validation, self.conditional, self.limit = train, validation, conditional, limit
         self.strategy, self.workers = strategy, Workers.of(strategy)
-        self.steps, self.batch_size = _steps(recipe, train, limit)
+        self.steps, self.batch_size = steps_of(recipe, train, limit)
         check_batch_size(self.batch_size, strategy)
         self._seed, self._outliers = recipe.seed, recipe.outliers
         self._validation_batch_size = recipe.validation_batch_size or recipe.batch_size
@@ -112,11 +112,16 @@ class Feed:
             batch_size=self.batch_size,
             skip=skip,
             shard=shard or (0, 1),
+            num_values=self.train.num_values or 256,
         )
 
 
-def _steps(recipe: TrainingConfig, train: Source, limit: int | None) -> tuple[int, int]:
-    """Return the steps of one epoch, and the size of a batch."""
+def steps_of(recipe: TrainingConfig, train: Source, limit: int | None) -> tuple[int, int]:
+    """Return the steps of one epoch, and the size of a batch.
+
+    Raises:
+        ValueError: neither is the size of the source known nor does the recipe name the steps.
+    """
     size = _size(train, limit)
     batch_size = recipe.batch_size if size is None else min(recipe.batch_size, size)
     steps = recipe.steps_per_epoch

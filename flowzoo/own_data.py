@@ -1,0 +1,89 @@
+"""The architecture of an entry on data of the user's own: what of the entry's config stays, and what not."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+from flowzoo.config import EntryConfig, TrainingConfig, parse_config
+from flowzoo.data import Source
+
+_log = logging.getLogger(__name__)
+
+# The rate rises in this share of all steps at most, and the weights are averaged over this share at most.
+_WARMUP, _AVERAGED = 0.1, 0.1
+OWN = "the user's own"
+
+
+def renamed(
+    config: EntryConfig, data: Any, event_shape: Sequence[int] | None, rename: str | None
+) -> EntryConfig:
+    """Return the config of an entry's architecture on other data, or as it is without any.
+
+    Raises:
+        ValueError: `data` without `rename` or the other way round; an entry that learns from a teacher.
+    """
+    if data is None and rename is None and event_shape is None:
+        return config
+    if data is None or rename is None:
+        raise ValueError(
+            f"Other data make another model: give data= and rename= together. "
+            f"Received: data={data!r}, rename={rename!r}"
+        )
+    if config.training.reflow is not None:
+        teacher = config.training.reflow.teacher
+        raise ValueError(
+            f"{config.name} learns from pairs of {teacher!r} and from no data: train {teacher!r} on your "
+            f"own, and straighten its paths with flowzoo.models.rectify."
+        )
+    content = config.model_dump(mode="json")
+    content |= {"name": rename, "data": data if isinstance(data, dict) else data.model_dump()}
+    content["weights"] = {"dtype": config.weights.dtype}
+    content["model"]["event_shape"] = None if event_shape is None else list(event_shape)
+    content["card"] |= {
+        "published": [],
+        "notes": [],
+        "licence": OWN,
+        "data_licence": OWN,
+        "limits": ["It knows what it was trained on, and nothing is known of that here."],
+    }
+    content["description"] = f"{config.name}, trained on other data."
+    return parse_config(content, f"the configuration of {rename}")
+
+
+def command_for(entry: str, config: EntryConfig) -> str:
+    """Return the command that a card names: what trains an entry, or its architecture on other data."""
+    if config.name == entry or config.data is None:
+        return f"flowzoo train {config.name}"
+    data = config.data.model_dump(mode="json")
+    return f"flowzoo.train({entry!r}, data={data!r}, rename={config.name!r})"
+
+
+def with_values_of(config: EntryConfig, source: Source) -> EntryConfig:
+    """Return a config whose flow expects as many values of a pixel as the source has: 32 of five bits."""
+    if source.num_values is None:
+        return config
+    content = config.model_dump(mode="json")
+    content["model"]["args"]["num_values"] = source.num_values
+    return parse_config(content, f"the configuration of {config.name}")
+
+
+def fitted(recipe: TrainingConfig, steps: int) -> TrainingConfig:
+    """Return a recipe whose warm-up and average fit into so many steps.
+
+    Recipes are those of large data. In a hundred steps a warm-up of a thousand would never end, and an
+    average of the weights over a thousand steps would nearly be what they started from.
+    """
+    content, told = recipe.model_dump(), []
+    warmup = int(_WARMUP * steps)
+    if recipe.optimizer.warmup_steps > warmup:
+        told.append(f"the rate rises in {warmup} steps in place of {recipe.optimizer.warmup_steps}")
+        content["optimizer"]["warmup_steps"] = warmup
+    most = 1 - 1 / max(2.0, _AVERAGED * steps)
+    if recipe.ema is not None and recipe.ema > most:
+        told.append(f"the average of the weights decays by {most:.3g} in place of {recipe.ema:g}")
+        content["ema"] = most
+    if told:
+        _log.warning("The training has %d steps: %s.", steps, ", and ".join(told))
+    return TrainingConfig.model_validate(content)

@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from flowzoo.files import staged_folder
+from flowzoo.models import Flow
 from flowzoo.models.saved_model import check_weights_dtype, fill_saved_model
 from flowzoo.serving import ops, repository, warmup
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.\-]*")
+_MOST = 2**63 - 1  # versions are int64
 
 
 def export(
@@ -48,10 +50,13 @@ def export(
 
     Raises:
         FileExistsError: the version is there.
+        TypeError: the model is no Flow.
         ValueError: an argument that is not accepted; an operation that a server lacks; a model that refuses
             its own samples.
         OSError: it cannot be written.
     """
+    if not isinstance(model, Flow):
+        raise TypeError(f"model takes a flowzoo.Flow. Received: {type(model).__name__}")
     name = model.name if name is None else name
     target = version_folder(Path(folder) / checked_name(name), version)
     check_target(target, weights_dtype, warmup_batch_sizes)
@@ -80,8 +85,8 @@ def version_folder(folder: Path, version: int | None) -> Path:
     if version is None:
         names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
         version = max((int(name) for name in names if name.isdecimal()), default=0) + 1
-    if isinstance(version, bool) or not isinstance(version, int) or version < 1:
-        raise ValueError(f"version takes a whole number from 1. Received: {version!r}")
+    if isinstance(version, bool) or not isinstance(version, int) or not 1 <= version <= _MOST:
+        raise ValueError(f"version takes a whole number from 1 to 2^63 - 1. Received: {version!r}")
     return folder / str(version)
 
 

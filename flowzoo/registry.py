@@ -152,7 +152,7 @@ def _load(path: Path) -> EntryConfig:
     """Reads a configuration, or takes what was read before if the file is still the same."""
     try:
         status = path.stat()
-    except OSError:
+    except (OSError, ValueError):  # a name that no file can have
         return load_config(path)  # which says what is wrong
     stamp = (status.st_mtime_ns, status.st_size)
     with _lock:

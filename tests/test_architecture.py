@@ -38,7 +38,7 @@ STAGES = (
     {"serving"},
     {"exporting"},
     # These alone join the stages.
-    {"registry"},
+    {"registry", "own_data"},
     {"zoo"},
     {"publish"},
     {"republish"},

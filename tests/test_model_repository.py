@@ -111,6 +111,43 @@ def test_which_versions_are_served(options: dict, policy: str, labels: dict) -> 
     assert dict(config.version_labels) == labels
 
 
+def test_stable_stays_where_it_was_put(tmp_path: Path) -> None:
+    """A new version is the canary; a rollback by hand outlives the next files, and its version is served."""
+
+    def write(*versions: int) -> str:
+        for version in versions:
+            (tmp_path / "a" / str(version)).mkdir(parents=True)
+            (tmp_path / "a" / str(version) / "saved_model.pb").touch()
+        repository.write_repository(tmp_path)
+        return (tmp_path / "models.config").read_text()
+
+    write(1)
+    text = write(2, 3)
+    assert repository.stable_versions(tmp_path / "models.config") == {"a": 1}
+    assert "specific { versions: 1 versions: 3 }" in text and 'key: "canary" value: 3' in text
+    (tmp_path / "models.config").write_text(text.replace('"stable" value: 1', '"stable" value: 3'))
+    assert 'key: "stable" value: 3' in write(4)
+    (tmp_path / "models.config").write_text("model_config_list { config { name: 3 }")
+    with pytest.raises(ValueError, match=r"models.config is no models.config"):
+        write()
+
+
+def test_a_models_config_may_be_written_in_any_way(tmp_path: Path) -> None:
+    config = tmp_path / "models.config"
+    config.write_text(
+        """# c
+        model_config_list: < config { name: 'a' "b" base_path: "/x\\303\\274\\"y" ; # d }
+        version_labels { key: "stable", value: 7 } model_version_policy { specific { versions: [1, 7] } } },
+        config: [{ base_path: "/z" name: "c" }] >"""
+    )
+    found = [(model["name"], model["base_path"]) for model in repository.configured(config)]
+    assert found == [(["ab"], ['/xü"y']), (["c"], ["/z"])]
+    assert repository.stable_versions(config) == {"ab": 7}
+    written = repository.models_config({'na"me\\ü': [1]}, "/mod els")
+    config.write_text(written)
+    assert repository.configured(config)[0]["base_path"] == ['/mod els/na"me\\ü']
+
+
 def test_a_folder_holds_what_a_server_would_find(tmp_path: Path) -> None:
     for path in ("a/1", "a/02", "a/x", "a/.3.part", "b/5", "c"):
         (tmp_path / path).mkdir(parents=True)
@@ -131,8 +168,8 @@ def test_the_command_names_files_that_are_there(folder: Path) -> None:
     assert command[0] == "tensorflow_model_server"
     for name in ("model_config_file", "batching_parameters_file", "monitoring_config_file"):
         assert Path(flags[name]).is_file()
-    assert "allow_version_labels_for_unavailable_models" in flags
-    assert "allow_version_labels_for_unavailable_models" not in " ".join(
+    assert "force_allow_any_version_labels_for_unavailable_models" in flags
+    assert "force_allow_any_version_labels_for_unavailable_models" not in " ".join(
         repository.server_command(folder, follow=True)
     )
 

@@ -46,6 +46,9 @@ def export(
     follow: Annotated[
         bool, typer.Option("--follow", help="Of --all: serve what is newest, without labels.")
     ] = False,
+    files_only: Annotated[
+        bool, typer.Option("--files-only", help="Of --all: export nothing, write the server's files alone.")
+    ] = False,
     source: WeightsSource = None,
     as_json: Json = False,
 ) -> None:
@@ -54,8 +57,8 @@ def export(
     folder = Path(what[-1])
     if len(what) != (1 if everything else 2):
         raise typer.BadParameter("give NAME and DIR, or --all and DIR")
-    if not everything and (pattern is not None or base_path is not None or follow):
-        raise typer.BadParameter("--pattern, --base-path and --follow belong to --all")
+    if not everything and (pattern is not None or base_path is not None or follow or files_only):
+        raise typer.BadParameter("--pattern, --base-path, --follow and --files-only belong to --all")
     if everything and source is not None:
         raise typer.BadParameter("--source belongs to one NAME")
     options = {
@@ -67,22 +70,24 @@ def export(
     if not everything:
         target = _export_one(what[0], folder, source, talk, options)
         talk.say(f"Wrote {target}. Serve it with TensorFlow Serving:")
-        talk.say(
-            f"  tensorflow_model_server --model_name={target.parent.name} "
-            f"--model_base_path={target.parent.resolve()}"
-        )
+        flags = (f"--model_name={target.parent.name}", f"--model_base_path={target.parent.resolve()}")
+        talk.say("  " + shlex.join(("tensorflow_model_server", *flags)))
         talk.result({"name": target.parent.name, "path": target, "version": int(target.name)})
         return
-    names = [name for name in registry.list_models(pattern or "*") if weights.find_local(name)]
-    if not names:
-        raise ValueError(f"No entry matches {pattern!r} and has weights on this machine: `flowzoo list`.")
-    written = [_export_one(name, folder, None, talk, options) for name in talk.progress(names, "Exporting")]
+    written = [] if files_only else _export_all(pattern, folder, talk, options)
     from flowzoo.serving import repository
 
     served = repository.write_repository(folder, base_path, keep=keep, follow=follow)
     talk.say(f"Wrote {len(written)} versions to {folder}, which has {len(served)} models. Serve them:")
     talk.say("  " + shlex.join(repository.server_command(folder, follow, base_path)))
     talk.result({"written": [str(path) for path in written], "models": served})
+
+
+def _export_all(pattern: str | None, folder: Path, talk: Talk, options: dict[str, Any]) -> list[Path]:
+    names = [name for name in registry.list_models(pattern or "*") if weights.find_local(name)]
+    if not names:
+        raise ValueError(f"No entry matches {pattern!r} and has weights on this machine: `flowzoo list`.")
+    return [_export_one(name, folder, None, talk, options) for name in talk.progress(names, "Exporting")]
 
 
 def _sizes(text: str) -> tuple[int, ...]:

@@ -9,6 +9,7 @@ import bz2
 import gzip
 import lzma
 import os
+import stat
 import tarfile
 import zipfile
 from collections.abc import Callable, Iterator
@@ -141,9 +142,15 @@ def _zip(path: Path, kind: FileKind) -> Listing:
     archive = zipfile.ZipFile(path)
     for name in archive.namelist():
         _refuse_unsafe(path, name)
-    sizes = {member.filename: member.file_size for member in archive.infolist() if not member.is_dir()}
+    members = [member for member in archive.infolist() if not (member.is_dir() or _is_link(member))]
+    sizes = {member.filename: member.file_size for member in members}
     chosen = {name: size for name, size in sizes.items() if kind.has(name)}
     return chosen, lambda name: read_member(archive, name, MAX_FILE_BYTES)
+
+
+def _is_link(member: zipfile.ZipInfo) -> bool:
+    """Say whether a member is a link, whose content is but the name of another file; a tar's are left too."""
+    return stat.S_ISLNK(member.external_attr >> 16)
 
 
 @contextmanager

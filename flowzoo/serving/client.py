@@ -81,6 +81,7 @@ class Client:
         self._session = Session(
             make(where, selector, tls=tls, connect_timeout=connect_seconds, max_bytes=max_bytes),
             str(selector),
+            labelled=label is not None,
             timeout=seconds(timeout, "timeout"),
             retry=retry,
             max_batch=_count(max_batch, "max_batch"),
@@ -183,7 +184,9 @@ class Client:
         return dict(self._session.signatures(self._session.deadline(timeout), refresh=refresh))
 
     def status(self, *, timeout: float | None = None) -> list[VersionStatus]:
-        """Return the state of the model's versions (of the one that was chosen, if one was).
+        """Return the state of the model's versions (of the one that was chosen by number, if one was).
+
+        A server does not look at labels here: with a label they are those of all versions.
 
         Raises:
             NotServedError, ServerUnavailableError, ServingTimeoutError, ServingError: as `log_prob`.
@@ -191,7 +194,7 @@ class Client:
         return self._session.status(self._session.deadline(timeout))
 
     def wait_until_ready(self, timeout: float = 60.0) -> VersionStatus:
-        """Wait until a version is AVAILABLE, and return its status (the latest of several).
+        """Wait until a version is AVAILABLE, and return its status: the latest of several, or the label's.
 
         Args:
             timeout: seconds in all.
@@ -201,7 +204,7 @@ class Client:
             ServingError: the server gave the model up, with its reason.
         """
         session = self._session
-        return poll_until_ready(session.status_once, session.deadline(timeout), session.model)
+        return poll_until_ready(session.ready_once, session.deadline(timeout), session.model)
 
     def predict(
         self, signature: str, inputs: Mapping[str, Any], *, safe: bool = False, timeout: float | None = None

@@ -70,13 +70,20 @@ class GrpcTransport:
         """Return the model's signatures by name."""
         from google.protobuf import json_format
 
-        request = self._metadata_pb2.GetModelMetadataRequest(metadata_field=["signature_def"])
-        self._select(request.model_spec)
-        response = self._send(self._prediction.GetModelMetadata, request, deadline)
+        response = self._metadata(deadline)
         found = self._metadata_pb2.SignatureDefMap()
         if not response.metadata["signature_def"].Unpack(found):
             raise ServingError("The server's metadata hold no signatures.", "INTERNAL")
         return signatures_of(json_format.MessageToDict(found, preserving_proto_field_name=True))
+
+    def version(self, deadline: Deadline) -> int:
+        """Return the version that is meant, which is loaded."""
+        return self._metadata(deadline).model_spec.version.value
+
+    def _metadata(self, deadline: Deadline) -> Any:
+        request = self._metadata_pb2.GetModelMetadataRequest(metadata_field=["signature_def"])
+        self._select(request.model_spec)
+        return self._send(self._prediction.GetModelMetadata, request, deadline)
 
     def status(self, deadline: Deadline) -> list[VersionStatus]:
         """Return the state of the model's versions."""

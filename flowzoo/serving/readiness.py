@@ -40,10 +40,7 @@ def poll_until_ready(
             versions = status(deadline)
         except ServingTimeoutError:
             versions = []
-        except (
-            ServerUnavailableError,
-            NotServedError,
-        ) as error:  # it starts, or has not looked for models yet
+        except _NOT_YET as error:
             versions, last = [], str(error)
         ready = [version for version in versions if version.state == "AVAILABLE"]
         if ready:

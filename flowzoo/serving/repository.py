@@ -17,12 +17,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
 from flowzoo.files import write_atomic
+from flowzoo.serving import text_format
 
 MODELS, BATCHING, MONITORING = "models.config", "batching_parameters.txt", "monitoring.config"
 # The parameters of one model, in the folder of its version.
 MODEL_BATCHING = "batching_params.pbtxt"
 PROGRAM, IMAGE = "tensorflow_model_server", "tensorflow/serving:latest"
 METRICS_PATH = "/monitoring/prometheus/metrics"
+# A server assigns the labels before it loads the versions: without this it would refuse every file in which a
+# label moves to a new version, and so never load that.
+LABELS_FLAG = "force_allow_any_version_labels_for_unavailable_models"
 
 
 def exported_models(folder: str | os.PathLike[str]) -> dict[str, list[int]]:
@@ -47,7 +51,12 @@ def _is_version(saved_model: Path) -> bool:
 
 
 def models_config(
-    models: Mapping[str, Sequence[int]], base_path: str, *, keep: int = 2, follow: bool = False
+    models: Mapping[str, Sequence[int]],
+    base_path: str,
+    *,
+    keep: int = 2,
+    follow: bool = False,
+    stable: Mapping[str, int] | None = None,
 ) -> str:
     """Return a ModelServerConfig as text.
 
@@ -61,18 +70,28 @@ def models_config(
         keep: how many versions of each model are served.
         follow: serve the newest versions instead, whatever they are, without labels: the server takes a new
             version as soon as it is exported.
+        stable: which version of a model is "stable", by name, where it is among the versions. It is served
+            beside the newest ones.
 
     Raises:
         ValueError: `keep` is not a whole number from 1.
     """
     if isinstance(keep, bool) or not isinstance(keep, int) or keep < 1:
         raise ValueError(f"keep takes a whole number of versions from 1. Received: {keep!r}")
-    parts = [_model(name, sorted(models[name]), base_path, keep, follow) for name in sorted(models)]
+    stable = stable or {}
+    parts = [
+        _model(name, sorted(models[name]), base_path, keep, follow, stable.get(name))
+        for name in sorted(models)
+    ]
     return "model_config_list {\n" + "".join(parts) + "}\n"
 
 
-def _model(name: str, versions: Sequence[int], base_path: str, keep: int, follow: bool) -> str:
+def _model(
+    name: str, versions: Sequence[int], base_path: str, keep: int, follow: bool, stable: int | None
+) -> str:
     served = versions[-keep:]
+    if keep > 1 and stable is not None and stable in versions and stable not in served:
+        served = [stable, *versions[1 - keep :]]
     lines = [
         f"name: {_text(name)}",
         f"base_path: {_text(f'{base_path}/{name}')}",
@@ -83,15 +102,51 @@ def _model(name: str, versions: Sequence[int], base_path: str, keep: int, follow
     else:
         chosen = " ".join(f"versions: {version}" for version in served)
         lines.append(f"model_version_policy {{ specific {{ {chosen} }} }}")
-        lines += [f'version_labels {{ key: "{label}" value: {n} }}' for label, n in labels(served).items()]
+        lines += [
+            f'version_labels {{ key: "{label}" value: {n} }}' for label, n in labels(served, stable).items()
+        ]
     return "  config {\n" + "".join(f"    {line}\n" for line in lines) + "  }\n"
 
 
-def labels(served: Sequence[int]) -> dict[str, int]:
-    """Return which served version is called stable, and which canary."""
+def labels(served: Sequence[int], stable: int | None = None) -> dict[str, int]:
+    """Return which served version is called stable (the one that was, if it is served), and which canary."""
     if len(served) == 1:
         return {"stable": served[0]}
-    return {"stable": served[-2], "canary": served[-1]}
+    if stable is None or stable not in served:
+        stable = served[-2]
+    return {"stable": stable, "canary": served[-1]}
+
+
+def stable_versions(config: Path) -> dict[str, int]:
+    """Return the version that a models.config labels "stable", by name of the model.
+
+    Raises:
+        ValueError: the file is no ModelServerConfig in the text format.
+        OSError: it cannot be read.
+    """
+    found = {}
+    for model in configured(config):
+        for label in model.get("version_labels", []):
+            if label["key"] == ["stable"] and label["value"][0].isdecimal():
+                found[model["name"][0]] = int(label["value"][0])
+    return found
+
+
+def configured(config: Path) -> list[text_format.Message]:
+    """Return the models of a models.config, each with its name and base_path.
+
+    Raises:
+        ValueError: the file is no ModelServerConfig in the text format.
+        OSError: it cannot be read.
+    """
+    try:
+        content = text_format.parse(config.read_text(encoding="utf-8"))
+        models = [model for part in content.get("model_config_list", []) for model in part.get("config", [])]
+        for model in models:
+            model["name"][0], model["base_path"][0]
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        raise ValueError(f"{config} is no models.config that can be read: {error}.") from error
+    return models
 
 
 def _text(value: str) -> str:
@@ -123,6 +178,8 @@ def write_repository(
 ) -> dict[str, list[int]]:
     """Write the three configuration files over the models in a folder; earlier files are replaced.
 
+    What an earlier models.config labels "stable" keeps the label: to move it is a decision.
+
     Args:
         folder: the folder.
         base_path: where it lies for the server; None: here.
@@ -133,7 +190,7 @@ def write_repository(
         The versions in the folder, by name of the model.
 
     Raises:
-        ValueError: no model is in the folder.
+        ValueError: no model is in the folder, or an earlier models.config cannot be read.
         OSError: a file cannot be read or written.
     """
     folder = Path(folder)
@@ -141,7 +198,8 @@ def write_repository(
     if not models:
         raise ValueError(f"No exported model is in {folder}; `flowzoo export NAME {folder}` writes one.")
     base = str(folder.resolve()) if base_path is None else base_path.rstrip("/")
-    write_atomic(folder / MODELS, models_config(models, base, keep=keep, follow=follow))
+    stable = stable_versions(folder / MODELS) if (folder / MODELS).is_file() else None
+    write_atomic(folder / MODELS, models_config(models, base, keep=keep, follow=follow, stable=stable))
     write_atomic(folder / BATCHING, batching_parameters())
     write_atomic(folder / MONITORING, monitoring_config())
     return models
@@ -172,7 +230,7 @@ def server_command(
         "batching_parameters_file": str(own / BATCHING),
     }
     if not follow:
-        flags["allow_version_labels_for_unavailable_models"] = "true"
+        flags[LABELS_FLAG] = "true"
     command = [PROGRAM, *(f"--{name}={value}" for name, value in flags.items())]
     if base_path is None:
         return command

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 from urllib.parse import quote
 
 import numpy as np
@@ -63,11 +64,19 @@ class RestTransport:
 
     def signatures(self, deadline: Deadline) -> dict[str, Signature]:
         """Return the model's signatures by name."""
-        content = json_tensors.decode_object(self._exchange("GET", f"{self._path}/metadata", None, deadline))
+        content = self._metadata(deadline)
         try:
             return signatures_of(content["metadata"]["signature_def"])
         except (KeyError, TypeError) as error:
             raise ServingError(f"The server's metadata lack {error}.", "INTERNAL") from error
+
+    def version(self, deadline: Deadline) -> int:
+        """Return the version that is meant, which is loaded."""
+        content = self._metadata(deadline)
+        try:
+            return int(content["model_spec"]["version"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise ServingError(f"The server's metadata name no version: {error}.", "INTERNAL") from error
 
     def status(self, deadline: Deadline) -> list[VersionStatus]:
         """Return the state of the model's versions."""
@@ -80,6 +89,9 @@ class RestTransport:
     def close(self) -> None:
         """Close the connections."""
         self._connections.close()
+
+    def _metadata(self, deadline: Deadline) -> dict[str, Any]:
+        return json_tensors.decode_object(self._exchange("GET", f"{self._path}/metadata", None, deadline))
 
     def _exchange(self, method: str, path: str, body: bytes | None, deadline: Deadline) -> bytes:
         status, content = self._connections.exchange(method, path, body, deadline)

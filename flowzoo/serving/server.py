@@ -7,10 +7,9 @@ path and under /models, so that a models.config written for either holds.
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,7 +25,6 @@ _HOW = (
     f"(https://docs.docker.com/engine/install, https://podman.io), which fetches {IMAGE}; "
     f"or name the program with --server. --dry-run shows the command for another machine."
 )
-_FIELD = re.compile(r"""^\s*(name|base_path)\s*:\s*(["'])(.*)\2\s*,?\s*$""", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -123,7 +121,7 @@ def models_in(folder: str | os.PathLike[str]) -> Models:
         raise NotADirectoryError(f"{folder} is no folder.")
     config = path / repository.MODELS
     if config.is_file():
-        names = tuple(name for name, _ in configured(config))
+        names = tuple(model["name"][0] for model in repository.configured(config))
         if not names:
             raise ValueError(f"{config} names no model.")
         return Models(path, names, config)
@@ -133,14 +131,6 @@ def models_in(folder: str | os.PathLike[str]) -> Models:
         f"{folder} holds neither a {repository.MODELS} nor the versions of a model "
         "(FOLDER/1/saved_model.pb); `flowzoo export` writes both."
     )
-
-
-def configured(config: Path) -> Iterator[tuple[str, str]]:
-    """Return (name, base_path) of each model in a models.config, one field a line as flowzoo writes it."""
-    fields = [(match[1], match[3]) for match in _FIELD.finditer(config.read_text(encoding="utf-8"))]
-    names = [value for key, value in fields if key == "name"]
-    paths = [value for key, value in fields if key == "base_path"]
-    return zip(names, paths, strict=False)
 
 
 def command(server: Server, models: Models, options: Options) -> list[str]:
@@ -164,7 +154,7 @@ def _flags(models: Models, options: Options) -> list[str]:
         flags += [f"--model_name={name}", f"--model_base_path={models.folder / name}"]
     else:
         flags += [f"--model_config_file={models.config}", "--model_config_file_poll_wait_seconds=60"]
-        flags += ["--allow_version_labels_for_unavailable_models=true"]
+        flags += [f"--{repository.LABELS_FLAG}=true"]
     flags += _file_flag("monitoring_config_file", models.folder / repository.MONITORING)
     if options.batching or merging(models):
         # Only versions that have parameters of their own: a server that merges requests to all models
@@ -186,7 +176,8 @@ def _file_flag(name: str, path: Path) -> Sequence[str]:
 
 def _check_paths(models: Models) -> None:
     """A server waits for ever for models in folders that are not there."""
-    for name, path in configured(models.config) if models.config else ():
+    for model in repository.configured(models.config) if models.config else ():
+        name, path = model["name"][0], model["base_path"][0]
         if not Path(path).is_dir():
             raise ValueError(
                 f"{models.config} has {name} in {path}, which is not on this machine; "

@@ -27,6 +27,7 @@ class Session:
         transport: Transport,
         model: str,
         *,
+        labelled: bool = False,
         timeout: float,
         retry: Retry,
         max_batch: int,
@@ -34,6 +35,7 @@ class Session:
     ) -> None:
         """Set the limits; see `flowzoo.serving.Client`."""
         self._transport, self.model, self.max_batch = transport, model, max_batch
+        self._labelled = labelled
         self._timeout, self._retry, self._crew = timeout, retry, Crew(concurrency)
         self._lock = threading.Lock()
         self._known: dict[str, Signature] | None = None
@@ -67,8 +69,13 @@ class Session:
         """Return the state of the model's versions."""
         return self._retry.run(lambda: self._transport.status(deadline), deadline, safe=True)
 
-    def status_once(self, deadline: Deadline) -> list[VersionStatus]:
-        """Return the state of the model's versions, asked for once."""
+    def ready_once(self, deadline: Deadline) -> list[VersionStatus]:
+        """Return the state of the versions that are meant, asked for once.
+
+        That of a label is AVAILABLE where the server knows it: what it says of states is of all versions.
+        """
+        if self._labelled:
+            return [VersionStatus(self._transport.version(deadline), "AVAILABLE")]
         return self._transport.status(deadline)
 
     def rows(

@@ -161,8 +161,12 @@ class Transport(Protocol):
         """Return the model's signatures by name."""
         ...
 
+    def version(self, deadline: Deadline) -> int:
+        """Return the version that is meant, which is loaded: that of a label, say."""
+        ...
+
     def status(self, deadline: Deadline) -> list[VersionStatus]:
-        """Return the state of the model's versions."""
+        """Return the state of the model's versions; a server does not look at labels here."""
         ...
 
     def close(self) -> None:

@@ -141,7 +141,9 @@ class Backend:
     def status(
         self, request: get_model_status_pb2.GetModelStatusRequest
     ) -> get_model_status_pb2.GetModelStatusResponse:
-        number, versions = self.number(request.model_spec), self.models.get(request.model_spec.name, {})
+        # As in a server, labels are not looked at.
+        spec, versions = request.model_spec, self.models.get(request.model_spec.name, {})
+        number = spec.version.value if spec.WhichOneof("version_choice") == "version" else None
         chosen = [v for v in sorted(versions, reverse=True) if number in (None, v)]
         if not chosen:
             what = "any versions" if number is None else f"version {number}"

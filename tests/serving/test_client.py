@@ -147,6 +147,20 @@ def test_versions_and_labels_choose(served: Served, scheme: str) -> None:
             near(client.log_prob(x), flow.log_prob(x))
 
 
+def test_a_label_is_waited_for_by_itself(served: Served, scheme: str) -> None:
+    """The server's states are those of all versions; the label's own is asked for, until it is given out."""
+    with served.client(scheme, label="stable") as client:
+        assert client.wait_until_ready(5).version == 1
+        assert {status.version for status in client.status()} == {1, 2}
+    labels, key = served.backend.labels, ("realnvp_vector", "next")
+    with served.client(scheme, label="next") as client:
+        with pytest.raises(errors.ServingTimeoutError, match="version label: next"):
+            client.wait_until_ready(0.3)
+        threading.Timer(0.5, lambda: labels.update({key: 2})).start()
+        assert client.wait_until_ready(10).version == 2
+    del labels[key]
+
+
 def test_the_server_says_what_it_serves(served: Served, scheme: str) -> None:
     with served.client(scheme) as client:
         assert [(s.version, s.state, s.code) for s in client.status()] == [

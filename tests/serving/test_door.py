@@ -146,7 +146,7 @@ def test_what_is_not_served_is_named(served: Served, scheme: str) -> None:
             client.log_prob([[1.0, 2.0, 3.0]])
     with served.client(scheme, label="nope") as client:
         with pytest.raises(errors.InvalidRequestError, match="Unrecognized servable version label: nope"):
-            client.status()
+            client.signatures()
 
 
 def test_an_older_export_lacks_a_signature() -> None:

@@ -118,7 +118,7 @@ def test_the_command_of_many_models(bin_folder: Path, tmp_path: Path, run: Run) 
         "--rest_api_port=8501",
         f"--model_config_file={folder}/models.config",
         "--model_config_file_poll_wait_seconds=60",
-        "--allow_version_labels_for_unavailable_models=true",
+        "--force_allow_any_version_labels_for_unavailable_models=true",
         f"--monitoring_config_file={folder}/monitoring.config",
     ]
     assert run("serve", folder, "--dry-run")[1].split()[1:] == want

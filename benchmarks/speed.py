@@ -51,7 +51,7 @@ def train(entry: str, precision: str, xla: bool, batch: int, steps: int) -> dict
     changes: dict[str, Any] = {"batch_size": batch, "precision": precision, "jit_compile": xla}
     if training.reflow is None:
         changes["steps_per_epoch"] = steps
-    else:  # an epoch is one pass over the pairs, which are made before the first: none by a solver of minutes
+    else:  # an epoch is one pass over so many pairs, without the single colours that a recipe adds to them
         pairs = steps * batch
         reflow = {**training.reflow.model_dump(), "num_pairs": pairs, "still": 0}
         changes |= {"limit": pairs, "reflow": reflow}
@@ -105,16 +105,18 @@ def measure(
     from flowzoo import measure as measuring
     from flowzoo import registry
     from flowzoo.full_float32 import full_float32
+    from flowzoo.models import families
     from flowzoo.models.continuous import ContinuousModel
 
     batch = batch or registry.get_config(entry).training.batch_size
     found: dict[str, Any] = {"batch": batch, "hardware": measuring.hardware()}
     if "training" in parts:
         found |= train(entry, precision, xla, batch, steps)
+    continuous = issubclass(families()[registry.get_config(entry).model.family], ContinuousModel)
+    if continuous and precision != "float32":
+        return found
     with full_float32():
         flow, source = trained(entry, precision)
-        if isinstance(flow, ContinuousModel) and precision != "float32":
-            return found
         if "sampling" in parts:
             found |= draw(flow, num, xla, SAMPLING.get(entry, {}))
         if "log_prob" in parts:

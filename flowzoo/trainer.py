@@ -89,9 +89,9 @@ def train(
         DataError: `resume` is asked for, and the state is that of another training; or an example, a picture
             say, cannot be read.
         ValueError: `data` without `rename`, or the other way round, or for an entry that learns from a
-            teacher's pairs; a strategy that cannot work, a TF_CONFIG
-            that names no workers, a batch that does not divide among the replicas; a teacher of another
-            architecture, several workers for pairs, or a recipe of one step, which cannot be published.
+            teacher's pairs; a strategy that cannot work, a TF_CONFIG that names no workers, a batch that does
+            not divide among the replicas; a teacher of another architecture, several workers for pairs, or a
+            recipe of one step, which cannot be published.
         NoWeightsError: the teacher has no weights here.
         FileExistsError: there is an earlier result and `overwrite` is False.
         BlockingIOError: another process trains the same into `out`.

@@ -255,13 +255,13 @@ def info(name: str) -> ModelInfo:
         CorruptWeightsError: the folder has no card.
     """
     if name.startswith("path:"):
-        folder: Path | None = Path(name.removeprefix("path:"))
+        found: Path | None = Path(name.removeprefix("path:"))
         config = weights.config_in(name.removeprefix("path:"))
     else:
-        config = registry.get_config(name)
-        folder = (weights.find_local(name) or (None,))[0]
-    card: Any = weights.read_card(folder) if folder else None
+        config, local = registry.get_config(name), weights.find_local(name)
+        found = local[0] if local else None
+    card: Any = weights.read_card(found) if found else None
     digest = config.weights.sha256
-    if digest is None and folder:
-        digest = manifest.sha256_of(folder / "SHA256SUMS")
-    return ModelInfo(config.name, config, card, digest, str(folder) if folder else None)
+    if digest is None and found:
+        digest = manifest.sha256_of(found / "SHA256SUMS")
+    return ModelInfo(config.name, config, card, digest, str(found) if found else None)

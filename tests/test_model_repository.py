@@ -140,12 +140,12 @@ def test_a_models_config_may_be_written_in_any_way(tmp_path: Path) -> None:
         version_labels { key: "stable", value: 7 } model_version_policy { specific { versions: [1, 7] } } },
         config: [{ base_path: "/z" name: "c" }] >"""
     )
-    found = [(model["name"], model["base_path"]) for model in repository.configured(config)]
-    assert found == [(["ab"], ['/xü"y']), (["c"], ["/z"])]
+    found = [(model.name, model.base_path) for model in repository.configured(config)]
+    assert found == [("ab", '/xü"y'), ("c", "/z")]
     assert repository.stable_versions(config) == {"ab": 7}
     written = repository.models_config({'na"me\\ü': [1]}, "/mod els")
     config.write_text(written)
-    assert repository.configured(config)[0]["base_path"] == ['/mod els/na"me\\ü']
+    assert repository.configured(config)[0].base_path == '/mod els/na"me\\ü'
 
 
 def test_a_folder_holds_what_a_server_would_find(tmp_path: Path) -> None:

@@ -15,9 +15,9 @@ import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from flowzoo.files import write_atomic
-from flowzoo.serving import text_format
 
 MODELS, BATCHING, MONITORING = "models.config", "batching_parameters.txt", "monitoring.config"
 # The parameters of one model, in the folder of its version.
@@ -124,29 +124,27 @@ def stable_versions(config: Path) -> dict[str, int]:
         ValueError: the file is no ModelServerConfig in the text format.
         OSError: it cannot be read.
     """
-    found = {}
-    for model in configured(config):
-        for label in model.get("version_labels", []):
-            if label["key"] == ["stable"] and label["value"][0].isdecimal():
-                found[model["name"][0]] = int(label["value"][0])
-    return found
+    return {
+        model.name: label.value
+        for model in configured(config)
+        for label in model.version_labels
+        if label.key == "stable"
+    }
 
 
-def configured(config: Path) -> list[text_format.Message]:
-    """Return the models of a models.config, each with its name and base_path.
+def configured(config: Path) -> list[Any]:
+    """Return the models of a models.config, messages with `name`, `base_path` and `version_labels`.
 
     Raises:
         ValueError: the file is no ModelServerConfig in the text format.
         OSError: it cannot be read.
     """
+    from flowzoo.serving import server_config
+
     try:
-        content = text_format.parse(config.read_text(encoding="utf-8"))
-        models = [model for part in content.get("model_config_list", []) for model in part.get("config", [])]
-        for model in models:
-            model["name"][0], model["base_path"][0]
-    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        return server_config.parse(config.read_text(encoding="utf-8"))
+    except ValueError as error:
         raise ValueError(f"{config} is no models.config that can be read: {error}.") from error
-    return models
 
 
 def _text(value: str) -> str:

@@ -121,7 +121,7 @@ def models_in(folder: str | os.PathLike[str]) -> Models:
         raise NotADirectoryError(f"{folder} is no folder.")
     config = path / repository.MODELS
     if config.is_file():
-        names = tuple(model["name"][0] for model in repository.configured(config))
+        names = tuple(model.name for model in repository.configured(config))
         if not names:
             raise ValueError(f"{config} names no model.")
         return Models(path, names, config)
@@ -177,9 +177,8 @@ def _file_flag(name: str, path: Path) -> Sequence[str]:
 def _check_paths(models: Models) -> None:
     """A server waits for ever for models in folders that are not there."""
     for model in repository.configured(models.config) if models.config else ():
-        name, path = model["name"][0], model["base_path"][0]
-        if not Path(path).is_dir():
+        if not Path(model.base_path).is_dir():
             raise ValueError(
-                f"{models.config} has {name} in {path}, which is not on this machine; "
+                f"{models.config} has {model.name} in {model.base_path}, which is not on this machine; "
                 "it may have been written for a container (`--image` serves it in one)."
             )

@@ -33,7 +33,7 @@ def ports(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, int]]:
     flow.adapt(np.random.default_rng(0).normal(size=(64, 2)).astype("float32"))
     randomise_gently(flow, 0, 0.1)
     flow.export(folder / "1")
-    backend = Backend({NAME: folder}, labels={(NAME, "stable"): 1})
+    backend = Backend({NAME: folder})  # without labels, as `flowzoo serve NAME`
     grpc_server, grpc_port = start_grpc(backend)
     http_server, http_port = start_http(backend)
     yield {"8500": grpc_port, "8501": http_port}

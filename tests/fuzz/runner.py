@@ -78,6 +78,7 @@ def fuzz(name: str, inputs: int, seed: int) -> Report:
                 if time.monotonic() - moved > (PATIENCE * target.limit if at >= 0 else PREPARATION):
                     worker.kill()
             worker.join()
+            at = here.value  # it may have gone on between the last look at it and its end
             if worker.exitcode and worker.exitcode > 0:
                 raise SystemExit(f"{_said(log)}{name}: the harness itself failed, at input {here.value}")
             if done < end:

@@ -170,6 +170,12 @@ def _unknown(name: str) -> UnknownNameError:
     advice = f"flowzoo.list_models() or `flowzoo list` shows the {len(names)} names that there are."
     if not names:
         advice = "There are no entries at all: this installation of flowzoo has no zoo_configs/."
+    elif name.endswith((".keras", ".h5")):
+        advice = (
+            f"It looks like a file of Keras's. `import flowzoo.models`, which makes the classes known to "
+            f"Keras, then keras.models.load_model({name!r}) for what model.save wrote, or "
+            f"model.load_weights({name!r}) for what model.save_weights wrote."
+        )
     elif os.sep in name or "/" in name or name.endswith((".yaml", ".yml")) or Path(name).exists():
         advice = (
             f"It looks like a path. To add an entry of your own: flowzoo.register_config({name!r}). To use "

@@ -66,6 +66,7 @@ def build_config(config: ModelConfig, name: str, event_shape: tuple[int, ...] | 
 
 def _make(config: ModelConfig, name: str, event_shape: Any, overrides: dict[str, Any]) -> Flow:
     from flowzoo.models import families
+    from flowzoo.models.dtypes import as_dtype
 
     known = families()
     if config.family not in known:
@@ -86,7 +87,8 @@ def _make(config: ModelConfig, name: str, event_shape: Any, overrides: dict[str,
             arguments[key] = getattr(config, key)
     arguments |= overrides
     _check_arguments(known[config.family], arguments)
-    return known[config.family](event_shape=tuple(event_shape), **arguments)
+    with as_dtype(arguments.get("dtype")):
+        return known[config.family](event_shape=tuple(event_shape), **arguments)
 
 
 def _check_arguments(family: type[Flow], arguments: dict[str, Any]) -> None:

@@ -19,6 +19,7 @@ from flowzoo.layers.chain import Chain
 from flowzoo.layers.domain import Domain
 from flowzoo.layers.preprocessing import Dequantize
 from flowzoo.models import checks, requests
+from flowzoo.models.dtypes import as_dtype, check_dtypes
 from flowzoo.models.graphs import Graphs
 from flowzoo.models.saved_model import write_saved_model
 from flowzoo.models.shapes import checked_shape, condition_shapes
@@ -53,7 +54,8 @@ class Flow(Trainable, keras.Model):
         **kwargs: of `keras.Model`.
 
     Raises:
-        ValueError: a layer cannot take the shape, or both kinds of condition are given.
+        ValueError: a layer cannot take the shape or computes in another dtype, or both kinds of condition are
+            given.
         TypeError: a layer is not a FlowLayer.
 
     References:
@@ -84,6 +86,7 @@ class Flow(Trainable, keras.Model):
             layers = [layers]
         self.chain = Chain(layers, name="chain")
         self.base = make_base(base)
+        check_dtypes(self.compute_dtype, [*self.chain.chained, self.base])
         self.event_shape = checked_shape("event_shape", event_shape)
         self.num_classes = num_classes
         self.condition_shape, inner = condition_shapes(condition_shape, num_classes)
@@ -389,4 +392,5 @@ class Flow(Trainable, keras.Model):
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> Flow:
         """Make a model from its config; its weights are then loaded or set."""
-        return cls(**config)
+        with as_dtype(config.get("dtype")):
+            return cls(**config)

@@ -15,6 +15,7 @@ from flowzoo.layers.domain import Domain
 
 NOT_FINITE = "flowzoo: data are not finite"
 OUT_OF_RANGE = "flowzoo: data are out of range"
+NO_CLASS = "condition takes class labels"
 
 
 class Shaped(Protocol):
@@ -169,10 +170,12 @@ def _labels(flow: Shaped, value: tf.Tensor) -> tf.Tensor:
         if array.size and (
             array.min() < 0 or array.max() >= flow.num_classes or np.any(array != np.floor(array))
         ):
-            raise ValueError(
-                f"condition takes class labels from 0 to {flow.num_classes - 1}. "
-                f"Received: {array.ravel()[:8]}"
-            )
+            raise ValueError(f"{NO_CLASS} from 0 to {flow.num_classes - 1}. Received: {array.ravel()[:8]}")
+    else:
+        inside = tf.reduce_all((value >= 0) & (value < tf.cast(flow.num_classes, value.dtype)))
+        said = [f"{NO_CLASS} from 0 to {flow.num_classes - 1}. Received:", value]
+        with tf.control_dependencies([tf.raw_ops.Assert(condition=inside, data=said, summarize=8)]):
+            value = tf.identity(value)
     return tf.one_hot(tf.cast(value, tf.int32), flow.num_classes, dtype=flow.compute_dtype)
 
 

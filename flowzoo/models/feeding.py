@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from flowzoo import random
 from flowzoo.data import record_reader
+from flowzoo.distributions.uniform import Uniform
 from flowzoo.models import checks
 
 # The arguments of `keras.Model.fit` that may be given by position after x and y.
@@ -35,8 +36,14 @@ def unpack(flow: Any, data: Any) -> tuple[tf.Tensor, tf.Tensor | None, tf.Tensor
     return x, checks.condition(flow, condition, tf.shape(x)[0]), weight
 
 
-def check_loss(epoch: int, loss: float) -> None:
+def check_loss(epoch: int, loss: float, base: Any = None) -> None:
     """Raise FloatingPointError where the loss of an epoch, counted from 1, is not finite."""
+    if loss == np.inf and isinstance(base, Uniform):
+        raise FloatingPointError(
+            f"In training the loss of epoch {epoch} is inf: some data have no density, since their latents "
+            f"lie outside the uniform base, from {base.low:g} to {base.high:g}. Take another base, "
+            f"'normal' say, or layers whose latents cannot leave it (those of angles)."
+        )
     if not np.isfinite(loss):
         raise FloatingPointError(
             f"In training the loss of epoch {epoch} is {loss}. Try a smaller learning rate or clip_norm, and "
@@ -185,6 +192,8 @@ def clear_errors() -> Iterator[None]:
             raise ValueError(
                 "The dataset holds NaN or infinity: clean it, or mask those examples."
             ) from error
+        if checks.NO_CLASS in text:
+            raise ValueError(text[text.index(checks.NO_CLASS) :].splitlines()[0]) from error
         if checks.OUT_OF_RANGE in text:
             raise ValueError(
                 "The dataset holds values outside what the flow takes: its data_range or domain, and whole "

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import keras
 
 from flowzoo.layers.actnorm import ActNorm
-from flowzoo.layers.base import FlowLayer, Shape
+from flowzoo.layers.base import FlowLayer, Shape, event_size
 from flowzoo.layers.chain import Chain
 from flowzoo.layers.coupling import AffineCoupling
 from flowzoo.layers.multiscale import Reshape, Split, Squeeze
@@ -29,8 +29,8 @@ class Glow(Flow):
     steps of act-norm, a learned LU matrix over the channels and an affine coupling, and a split whose
     early half is standardised by a learned prior. The steps of a level are one loop (`Repeat`), so that
     tracing and compiling do not grow with `num_steps`. Where an image has one channel that cannot be
-    squeezed, a step holds two checkerboard couplings instead. Vectors take the steps alone, with
-    perceptrons. Both directions cost one pass of each network.
+    squeezed, a step holds two checkerboard couplings instead; no level is made of a single number. Vectors
+    take the steps alone, with perceptrons. Both directions cost one pass of each network.
 
     A step takes data h to latents by a = (h - m) exp(-r) (act-norm), v = W a for each pixel, and u = (v_1,
     (v_2 - t(v_1)) exp(-s(v_1))), equations of the paper's table 1. With n pixels of c channels
@@ -129,9 +129,10 @@ class Glow(Flow):
                 Repeat(Chain(steps), num_steps, reversible),
                 *([Squeeze()] if even else []),
             ]
-            if levels > 1 and channels > 1:
-                kept = (height // 2, width // 2) if even else (height, width)
-                inner = level((*kept, (channels + 1) // 2), levels - 1)
+            kept = (height // 2, width // 2) if even else (height, width)
+            inner_shape = (*kept, (channels + 1) // 2)
+            if levels > 1 and channels > 1 and event_size(inner_shape) > 1:
+                inner = level(inner_shape, levels - 1)
                 prior = ConvNet(filters, activation) if split_prior == "learned" else None
                 layers.insert(0, Split(inner, split_prior, prior, log_scale_bound))
             return Chain(layers)

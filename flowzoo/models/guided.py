@@ -97,6 +97,27 @@ class GuidedModel(ContinuousModel):
 
         return self._graphs.run(("sample", weight is not None, *key), draw, **given)
 
+    def sample_and_log_prob(
+        self,
+        n: Any,
+        condition: Any = None,
+        temperature: Any = 1.0,
+        seed: Any = None,
+        *,
+        guidance: float | None = None,
+        solver: str | None = None,
+        steps: int | None = None,
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """Draw n samples with their log_prob; arguments and errors as `sample`.
+
+        The log_prob is the model's own, without guidance and by its own solver: with an argument that stands
+        for one of the model's it costs a solution of its own.
+        """
+        if guidance is None and solver is None and steps is None:
+            return super().sample_and_log_prob(n, condition, temperature, seed)
+        x = self.sample(n, condition, temperature, seed, guidance=guidance, solver=solver, steps=steps)
+        return x, self.log_prob(x, condition)
+
     def orders(
         self, guidance: float | None = None, solver: str | None = None, steps: int | None = None
     ) -> tuple[dict[str, Any], tuple[str, int]]:

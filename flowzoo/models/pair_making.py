@@ -16,6 +16,18 @@ from flowzoo.models.pair_matching import pair_noise, transport
 _ROWS, _COLOURS, _DEQUANTISED = 0xF24, 0xF25, 0xF26
 
 
+def check_teacher(teacher: Any) -> None:
+    """Raise ValueError unless a model is a `FlowMatching` whose weights of data are set."""
+    if not isinstance(teacher, FlowMatching):
+        name = getattr(teacher, "name", None)
+        received = (
+            "none" if teacher is None else f"a {type(teacher).__name__}" + (f" ({name})" if name else "")
+        )
+        raise ValueError(f"reflow takes a trained FlowMatching as the teacher. Received: {received}")
+    if not teacher.adapted:
+        raise ValueError(f"The teacher {teacher.name} is not trained: its weights of data are not set.")
+
+
 def pool_of(teacher: FlowMatching, condition: Any = None) -> tf.Tensor | None:
     """Return the conditions that pairs are drawn from, as the layers take them; None without.
 

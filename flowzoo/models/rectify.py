@@ -27,7 +27,7 @@ import tensorflow as tf
 from flowzoo import random
 from flowzoo.models import checks
 from flowzoo.models.flow_matching import FlowMatching
-from flowzoo.models.pair_making import PairMaker, pool_of
+from flowzoo.models.pair_making import PairMaker, check_teacher, pool_of
 from flowzoo.models.pair_matching import PairMatching
 from flowzoo.networks.base import positive_int
 from flowzoo.ode import FixedSolver
@@ -73,9 +73,11 @@ def make_pairs(
         batch_size: pairs that are solved at once.
 
     Raises:
-        ValueError: a missing condition, or what `FlowMatching.sample` refuses.
+        ValueError: a teacher that is no trained `FlowMatching`, a missing condition, or what
+            `FlowMatching.sample` refuses.
         FloatingPointError: some noises have no finite path ("dopri5" did not arrive).
     """
+    check_teacher(teacher)
     positive_int("num_pairs", num_pairs)
     maker = PairMaker(teacher, pool_of(teacher, condition), seed, guidance, solver, steps)
     number = tf.range(num_pairs, dtype=tf.int64)
@@ -129,6 +131,7 @@ def reflow(
     References:
         Liu et al., Flow Straight and Fast (2022), https://arxiv.org/abs/2209.03003, algorithm 1.
     """
+    check_teacher(teacher)
     pairs = pairs or make_pairs(teacher, num_pairs, condition, guidance=guidance, seed=seed)
     student = _student(teacher, path="rectified", coupling="independent", guidance=0.0)
     return _trained(student, pairs, False, epochs, batch_size, optimizer, seed, callbacks, verbose)
@@ -159,6 +162,7 @@ def distill(
     References:
         Liu et al., Flow Straight and Fast (2022), https://arxiv.org/abs/2209.03003, section 2.2.
     """
+    check_teacher(teacher)
     pairs = pairs or make_pairs(teacher, num_pairs, condition, guidance=guidance, seed=seed)
     changes = {"path": "rectified", "coupling": "independent", "guidance": 0.0}
     student = _student(teacher, **changes, solver="euler", steps=1, gradient="auto")

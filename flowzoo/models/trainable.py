@@ -247,7 +247,7 @@ class Trainable:
         with feeding.clear_errors():
             history = super().fit(x, y, *args, validation_data=validation_data, **kwargs)
         if history.epoch:
-            feeding.check_loss(history.epoch[-1] + 1, history.history["loss"][-1])
+            feeding.check_loss(history.epoch[-1] + 1, history.history["loss"][-1], self.base)
         return history
 
     def evaluate(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> Any:

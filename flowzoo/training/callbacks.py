@@ -122,7 +122,7 @@ class StopOnNaN(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Look at the loss."""
-        check_loss(epoch + 1, float((logs or {}).get("loss", 0.0)))
+        check_loss(epoch + 1, float((logs or {}).get("loss", 0.0)), getattr(self.model, "base", None))
 
 
 class RoundTrip(keras.callbacks.Callback):

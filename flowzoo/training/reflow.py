@@ -26,7 +26,7 @@ from flowzoo.config import ReflowConfig, TrainingConfig
 from flowzoo.data import Source
 from flowzoo.files import write_atomic
 from flowzoo.models.flow_matching import FlowMatching
-from flowzoo.models.pair_making import PairMaker, pool_of
+from flowzoo.models.pair_making import PairMaker, check_teacher, pool_of
 from flowzoo.models.pair_matching import PairMatching
 from flowzoo.training.precision import dtype_policy
 from flowzoo.training.resuming import Saving
@@ -112,11 +112,7 @@ def prepare(
 def _checked(recipe: TrainingConfig, teacher: Any, strategy: tf.distribute.Strategy) -> ReflowConfig:
     if recipe.reflow is None:
         raise ValueError("A teacher was given, and the recipe has no reflow that says what to learn of it.")
-    if not isinstance(teacher, FlowMatching):
-        received = "none" if teacher is None else f"a {type(teacher).__name__} ({teacher.name})"
-        raise ValueError(f"reflow takes a trained FlowMatching as the teacher. Received: {received}")
-    if not teacher.adapted:
-        raise ValueError(f"The teacher {teacher.name} is not trained: its weights of data are not set.")
+    check_teacher(teacher)
     workers = Workers.of(strategy).count
     if workers > 1:
         raise ValueError(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import inspect
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ import pytest
 import tensorflow as tf
 import tensorflow_probability as tfp
 
+import flowzoo
 from flowzoo import Flow, layers
 from flowzoo.models import families
 from flowzoo.networks import MLP
@@ -436,6 +439,59 @@ def test_float64_from_the_policy() -> None:
     assert flow.log_prob(np.zeros((2, 2))).dtype == tf.float64
     z = np.random.default_rng(0).normal(size=(5, 2))
     np.testing.assert_allclose(flow.to_latent(flow.from_latent(z)), z, atol=1e-12)
+
+
+def test_float64_as_an_argument() -> None:
+    small = families()["maf"].small
+    flow = flowzoo.build("maf", event_shape=(2,), dtype="float64", **small)
+    again = type(flow).from_config(flow.get_config())
+    assert keras.config.dtype_policy().name == "float32"
+    for each in (flow, again):
+        assert {weight.dtype for weight in each.trainable_weights} == {"float64"}
+        assert each.log_prob(np.zeros((2, 2))).dtype == tf.float64
+    with pytest.raises(ValueError, match=r"computes in float32, and the flow in float64.*set_dtype_policy"):
+        families()["maf"](event_shape=(2,), dtype="float64", **small)
+
+
+def test_a_label_out_of_range_is_refused_in_a_graph_of_the_users() -> None:
+    flow = families()["maf"](event_shape=(2,), num_classes=3, **families()["maf"].small)
+    score = tf.function(lambda x, label: flow.log_prob(x, condition=label))
+    x = np.zeros((2, 2), "float32")
+    assert np.isfinite(score(x, tf.constant([0, 2]))).all()
+    for label in ([0, 3], [-1, 0]):
+        with pytest.raises(tf.errors.InvalidArgumentError, match="class labels from 0 to 2"):
+            score(x, tf.constant(label))
+    flow.compile("adam")
+    with pytest.raises(ValueError, match="class labels from 0 to 2"):
+        flow.fit(tf.data.Dataset.from_tensors((x, tf.constant([0, 3]))), verbose=0)
+
+
+def test_data_outside_of_a_uniform_base_are_told_of() -> None:
+    flow = families()["maf"](event_shape=(2,), base="uniform", **families()["maf"].small)
+    flow.compile("adam")
+    with pytest.raises(FloatingPointError, match="outside the uniform base, from -3.14159 to 3.14159"):
+        flow.fit(np.random.default_rng(0).normal(size=(4096, 2)).astype("float32"), verbose=0)
+
+
+@pytest.mark.parametrize("shape", [(2, 2, 1), (1, 1, 2), (4, 4, 1), (1, 3, 1)])
+def test_glow_of_images_that_end_in_single_numbers(shape: tuple[int, ...]) -> None:
+    flow = families()["glow"](shape, num_levels=4, num_steps=1, filters=4, num_values=None)
+    randomise_gently(flow, 0, 0.1)
+    z = np.random.default_rng(0).normal(size=(3, *flow.latent_shape)).astype("float32")
+    np.testing.assert_allclose(flow.to_latent(flow.from_latent(z)), z, atol=1e-4)
+    assert np.isfinite(flow.log_prob(flow.from_latent(z))).all()
+
+
+def test_a_saved_flow_loads_in_a_new_process(tmp_path: Path) -> None:
+    flow = families()["maf"](event_shape=(2,), **families()["maf"].small)
+    flow.save(tmp_path / "m.keras")
+    x = np.ones((1, 2), "float32")
+    load = f"keras.models.load_model({str(tmp_path / 'm.keras')!r})"
+    code = f"import keras, numpy, flowzoo.models; print(float({load}.log_prob(numpy.ones((1, 2)))[0]))"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    np.testing.assert_allclose(float(found.stdout), flow.log_prob(x)[0], rtol=1e-6)
+    with pytest.raises(ValueError, match=r"`import flowzoo.models`.*keras.models.load_model\('m.keras'\)"):
+        flowzoo.load("m.keras")
 
 
 def test_mixed_precision_keeps_the_flow_in_float32() -> None:

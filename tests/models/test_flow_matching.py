@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -14,7 +15,7 @@ import tensorflow as tf
 from flowzoo import random
 from flowzoo.config import TrainingConfig
 from flowzoo.data import Source
-from flowzoo.models import FlowMatching
+from flowzoo.models import FlowMatching, families
 from flowzoo.models.couplings import allowed_pairs, couple, exact_coupling, sampled, sinkhorn_plan
 from flowzoo.models.probability_paths import PATHS, make_path
 from flowzoo.models.rectify import distill, make_pairs, reflow, straightness
@@ -307,6 +308,21 @@ def test_reflow_straightens_and_distillation_takes_one_step() -> None:
     assert one_step(straight) < 0.25 * one_step(teacher)
     assert one_step(fast) < 0.15 * one_step(teacher)
     assert np.array_equal(fast.sample(9, seed=5), fast.sample(9, seed=5, solver="euler", steps=1))
+
+
+@pytest.mark.parametrize("learn", [make_pairs, reflow, distill])
+def test_a_teacher_is_a_trained_flow_matching(learn: Any) -> None:
+    with pytest.raises(ValueError, match=r"takes a trained FlowMatching as the teacher. Received: a MAF"):
+        learn(families()["maf"]((2,), **families()["maf"].small), 8)
+    with pytest.raises(ValueError, match="is not trained"):
+        learn(FlowMatching((2,), hidden_units=(8,)), 8)
+
+
+def test_samples_of_another_solver_come_with_the_models_log_prob() -> None:
+    flow = make("flow_matching", "vector")
+    x, density = flow.sample_and_log_prob(4, seed=1, solver="euler", steps=2)
+    np.testing.assert_array_equal(x, flow.sample(4, seed=1, solver="euler", steps=2))
+    np.testing.assert_allclose(density, flow.log_prob(x), rtol=1e-6)
 
 
 def test_averaged_weights_are_what_training_leaves() -> None:

@@ -44,7 +44,8 @@ class Flow(Trainable, keras.Model):
     Args:
         layers: FlowLayers from latent to data (the last is next to the data), or one FlowLayer.
         event_shape: shape of one example.
-        condition_shape: shape of one condition; None for an unconditional flow.
+        condition_shape: shape of one condition; None for an unconditional flow. Conditions reach the networks
+            as they are given, and are to be of a spread of about 1: unlike data they are not standardised.
         num_classes: number of classes, where the condition is a class label; `condition_shape` is then ().
         base: a name ("normal", "student_t" ...), a name with arguments ({"name": "mixture",
             "components": 5}), or a `flowzoo.distributions.BaseDistribution`.

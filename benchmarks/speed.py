@@ -68,7 +68,7 @@ def trained(entry: str, precision: str) -> tuple[Any, Any]:
     import flowzoo
     from flowzoo import registry, zoo
     from flowzoo.data import open_source
-    from flowzoo.training.precision import dtype_policy
+    from flowzoo.models.dtypes import dtype_policy
 
     config = registry.get_config(entry)
     with dtype_policy(precision):

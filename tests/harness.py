@@ -14,7 +14,7 @@ import numpy as np
 import tensorflow as tf
 
 from flowzoo.layers import FlowLayer, LayerCase
-from flowzoo.training.precision import dtype_policy
+from flowzoo.models.dtypes import dtype_policy
 from tests import supports
 
 BATCH = 5

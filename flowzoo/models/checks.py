@@ -173,10 +173,16 @@ def _labels(flow: Shaped, value: tf.Tensor) -> tf.Tensor:
             raise ValueError(f"{NO_CLASS} from 0 to {flow.num_classes - 1}. Received: {array.ravel()[:8]}")
     else:
         inside = tf.reduce_all((value >= 0) & (value < tf.cast(flow.num_classes, value.dtype)))
-        said = [f"{NO_CLASS} from 0 to {flow.num_classes - 1}. Received:", value]
-        with tf.control_dependencies([tf.raw_ops.Assert(condition=inside, data=said, summarize=8)]):
-            value = tf.identity(value)
+        value = only_if(inside, value, f"{NO_CLASS} from 0 to {flow.num_classes - 1}. Received:", value)
     return tf.one_hot(tf.cast(value, tf.int32), flow.num_classes, dtype=flow.compute_dtype)
+
+
+def only_if(condition: tf.Tensor, value: tf.Tensor, message: str, *received: tf.Tensor) -> tf.Tensor:
+    """Return a value that exists, in a graph, only where the condition holds."""
+    # Not tf.debugging.Assert, which wraps the operation in a branch of its own.
+    check = tf.raw_ops.Assert(condition=condition, data=[tf.constant(message), *received], summarize=3)
+    with tf.control_dependencies([check]):
+        return tf.identity(value)
 
 
 def _vector(flow: Shaped, value: tf.Tensor) -> tf.Tensor:

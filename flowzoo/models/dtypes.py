@@ -10,17 +10,25 @@ import keras
 
 
 @contextlib.contextmanager
+def dtype_policy(name: str) -> Iterator[None]:
+    """Make layers under a global dtype policy, which they take when they are made."""
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(name)
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(before)
+
+
+@contextlib.contextmanager
 def as_dtype(dtype: Any) -> Iterator[None]:
     """Have what is made inside compute in a dtype; None, and what the policy has already, changes nothing."""
     policy = keras.config.dtype_policy()
     if dtype is None or keras.backend.standardize_dtype(dtype) == policy.variable_dtype:
         yield
-        return
-    keras.config.set_dtype_policy(keras.backend.standardize_dtype(dtype))
-    try:
-        yield
-    finally:
-        keras.config.set_dtype_policy(policy)
+    else:
+        with dtype_policy(keras.backend.standardize_dtype(dtype)):
+            yield
 
 
 def check_dtypes(dtype: str, parts: Sequence[Any]) -> None:

@@ -160,5 +160,4 @@ class Unguided:
         self, n: Any, condition: Any = None, temperature: Any = 1.0, seed: Any = None
     ) -> tuple[tf.Tensor, tf.Tensor]:
         """Draw n samples without guidance, with their log_prob."""
-        x = self.sample(n, condition, temperature, seed)
-        return x, self._model.log_prob(x, condition)
+        return self._model.sample_and_log_prob(n, condition, temperature, seed, guidance=0.0)

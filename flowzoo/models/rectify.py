@@ -131,7 +131,6 @@ def reflow(
     References:
         Liu et al., Flow Straight and Fast (2022), https://arxiv.org/abs/2209.03003, algorithm 1.
     """
-    check_teacher(teacher)
     pairs = pairs or make_pairs(teacher, num_pairs, condition, guidance=guidance, seed=seed)
     student = _student(teacher, path="rectified", coupling="independent", guidance=0.0)
     return _trained(student, pairs, False, epochs, batch_size, optimizer, seed, callbacks, verbose)
@@ -162,7 +161,6 @@ def distill(
     References:
         Liu et al., Flow Straight and Fast (2022), https://arxiv.org/abs/2209.03003, section 2.2.
     """
-    check_teacher(teacher)
     pairs = pairs or make_pairs(teacher, num_pairs, condition, guidance=guidance, seed=seed)
     changes = {"path": "rectified", "coupling": "independent", "guidance": 0.0}
     student = _student(teacher, **changes, solver="euler", steps=1, gradient="auto")
@@ -199,6 +197,7 @@ def straightness(model: FlowMatching, n: int = 1024, condition: Any = None, seed
 
 
 def _student(teacher: FlowMatching, **changes: Any) -> FlowMatching:
+    check_teacher(teacher)
     config = {**teacher.get_config(), **changes}
     student = type(teacher).from_config(config)
     student.set_weights(teacher.get_weights())

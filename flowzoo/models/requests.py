@@ -66,7 +66,7 @@ def log_density(value: tf.Tensor) -> tf.Tensor:
     -infinity stays: a density may be 0, or below what the precision expresses.
     """
     message = _NO_RESULT.format(name="log_prob")
-    return _unless(tf.reduce_all(value < np.inf), value, message)
+    return checks.only_if(tf.reduce_all(value < np.inf), value, message)
 
 
 @contextlib.contextmanager
@@ -82,14 +82,6 @@ def guarded() -> Iterator[None]:
 def before_rounding(x: tf.Tensor) -> tf.Tensor:
     """Return what the layers gave as data; inside `guarded` NaN is refused, which integers cannot tell."""
     return finite(x, "x") if _GUARDED.get() else x
-
-
-def _unless(condition: tf.Tensor, value: tf.Tensor, message: str, *received: tf.Tensor) -> tf.Tensor:
-    """Return a value that exists only where the condition holds."""
-    # Not tf.debugging.Assert, which wraps the operation in a branch of its own.
-    check = tf.raw_ops.Assert(condition=condition, data=[tf.constant(message), *received], summarize=3)
-    with tf.control_dependencies([check]):
-        return tf.identity(value)
 
 
 def _shaped(flow: Any, name: str, value: tf.Tensor) -> tf.Tensor:
@@ -113,7 +105,7 @@ def _x(flow: Any, x: tf.Tensor) -> tf.Tensor:
     x = tf.cast(x, flow.compute_dtype)
     if flow.domain is not None:
         allowed = tf.reduce_all(flow.domain.contains(x))
-        x = _unless(allowed, x, f"x takes {accepted(flow.domain, flow.event_shape)}")
+        x = checks.only_if(allowed, x, f"x takes {accepted(flow.domain, flow.event_shape)}")
     return x
 
 
@@ -126,7 +118,7 @@ def _in_range(flow: Any, x: tf.Tensor) -> tf.Tensor:
     inside = (least >= tf.cast(low, x.dtype)) & (most <= tf.cast(high, x.dtype))
     # Of no examples the least is the greatest number there is, and the other way round.
     fine = inside | tf.equal(tf.size(x), 0)
-    return _unless(
+    return checks.only_if(
         fine, x, f"x takes {kind} from {low:g} to {high:g}. Received numbers from, to:", least, most
     )
 
@@ -144,7 +136,7 @@ def _z(flow: Any, z: tf.Tensor) -> tf.Tensor:
 def _num_samples(flow: Any, n: tf.Tensor) -> tf.Tensor:
     most = most_samples(flow)
     message = f"num_samples takes a whole number from 0 to {most}. Received:"
-    return _unless((n >= 0) & (n <= most), n, message, n)
+    return checks.only_if((n >= 0) & (n <= most), n, message, n)
 
 
 def _temperature(flow: Any, temperature: tf.Tensor) -> tf.Tensor:
@@ -152,20 +144,15 @@ def _temperature(flow: Any, temperature: tf.Tensor) -> tf.Tensor:
         fine, text = (temperature > 0) & (temperature < np.inf), "a finite number above 0"
     else:
         fine, text = tf.equal(temperature, 1), "1 alone, since the base of this model is uniform"
-    return _unless(fine, temperature, f"temperature takes {text}. Received:", temperature)
+    return checks.only_if(fine, temperature, f"temperature takes {text}. Received:", temperature)
 
 
 def _condition(flow: Any, condition: tf.Tensor, batch: tf.Tensor) -> tf.Tensor:
-    if flow.num_classes:
-        least, most = tf.reduce_min(condition), tf.reduce_max(condition)
-        fine = ((least >= 0) & (most < flow.num_classes)) | tf.equal(tf.size(condition), 0)
-        message = f"condition takes class labels from 0 to {flow.num_classes - 1}. Received labels from, to:"
-        condition = _unless(fine, condition, message, least, most)
-    else:
+    if not flow.num_classes:  # labels are checked where they are read
         condition = tf.debugging.check_numerics(condition, "condition takes finite numbers")
     rows = tf.shape(condition)[0]
     message = "condition takes one row an example, or one row for all. Received rows, examples:"
-    condition = _unless(tf.equal(rows, batch) | tf.equal(rows, 1), condition, message, rows, batch)
+    condition = checks.only_if(tf.equal(rows, batch) | tf.equal(rows, 1), condition, message, rows, batch)
     result = checks.condition(flow, condition, batch)
     if result is None:
         raise ValueError(f"{flow.name} takes no condition.")

@@ -14,6 +14,7 @@ import tensorflow as tf
 
 from flowzoo.config import TrainingConfig
 from flowzoo.data import Source
+from flowzoo.models.dtypes import dtype_policy
 from flowzoo.training.callbacks import (
     AverageWeights,
     Clock,
@@ -24,7 +25,6 @@ from flowzoo.training.callbacks import (
 )
 from flowzoo.training.feed import Feed
 from flowzoo.training.optimizers import make_optimizer
-from flowzoo.training.precision import dtype_policy
 from flowzoo.training.reflow import prepare
 from flowzoo.training.resuming import Progress, SaveState, Saving, lasting
 from flowzoo.training.waiting import WAIT_SHARE, WaitForData

@@ -25,10 +25,10 @@ import tensorflow as tf
 from flowzoo.config import ReflowConfig, TrainingConfig
 from flowzoo.data import Source
 from flowzoo.files import write_atomic
+from flowzoo.models.dtypes import dtype_policy
 from flowzoo.models.flow_matching import FlowMatching
 from flowzoo.models.pair_making import PairMaker, check_teacher, pool_of
 from flowzoo.models.pair_matching import PairMatching
-from flowzoo.training.precision import dtype_policy
 from flowzoo.training.resuming import Saving
 from flowzoo.training.workers import Workers
 

@@ -116,7 +116,8 @@ class ReflowConfig(_Part):
         steps: Of a solver of fixed steps, or None for the teacher's own.
         guidance: The weight of the teacher's guidance, or None for its own.
         seed: Of the noises and of their conditions.
-        one_step: Whether one Euler step learns the whole way. What comes of it samples and is no density.
+        one_step: Whether one Euler step learns the whole way. What comes of it samples and has no density
+            (`one_step: true` among the model's arguments).
     """
 
     teacher: Text
@@ -136,7 +137,7 @@ class ReflowConfig(_Part):
         args = {"coupling": "independent", **model.args}
         for key, value in self.student.items():
             if args.get(key) != value:
-                asked = "reflow.one_step" if key in ("solver", "steps") else "reflow"
+                asked = "reflow.one_step" if key in ("solver", "steps", "one_step") else "reflow"
                 raise ValueError(
                     f"{asked} asks for model.args.{key} to be {value!r}; received: {args.get(key)!r}"
                 )
@@ -144,7 +145,7 @@ class ReflowConfig(_Part):
     @property
     def student(self) -> dict[str, Any]:
         """The arguments that the student's model must have."""
-        one = {"solver": "euler", "steps": 1} if self.one_step else {}
+        one = {"solver": "euler", "steps": 1, "one_step": True} if self.one_step else {}
         return {"path": "rectified", "coupling": "independent", **one}
 
 

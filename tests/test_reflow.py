@@ -242,7 +242,9 @@ def test_reflow_learns_the_pairs(teacher: Any, moons: list[Source]) -> None:
 
 def test_one_step_is_learned_at_the_start_alone(teacher: Any, moons: list[Source]) -> None:
     recipe = {"reflow": {**REFLOW, "one_step": True}}
-    done = trained(teacher, moons, recipe=recipe, make=lambda: student(solver="euler", steps=1))
+    done = trained(
+        teacher, moons, recipe=recipe, make=lambda: student(solver="euler", steps=1, one_step=True)
+    )
     assert "val_round_trip" not in done.history and np.isfinite(done.history["val_loss"]).all()
     with pytest.raises(ValueError, match="solver='euler'"):
         trained(teacher, moons, recipe=recipe)
@@ -319,7 +321,7 @@ def test_a_wrong_teacher_is_refused(teacher: Any, moons: list[Source], monkeypat
 
 
 def test_what_train_cannot_do_is_said_before_it_begins(tmp_path: Path) -> None:
-    content = entry(solver="euler", steps=1)
+    content = entry(solver="euler", steps=1, one_step=True)
     content["training"]["reflow"] = {**REFLOW, "one_step": True}
     registry.register_config(parse_config(content), overwrite=True)
     with pytest.raises(ValueError, match="no inverse"):
@@ -337,6 +339,11 @@ def test_what_train_cannot_do_is_said_before_it_begins(tmp_path: Path) -> None:
         ({"path": "ot"}, {}, "training: reflow asks for model.args.path to be 'rectified'; received: 'ot'"),
         ({"coupling": "exact"}, {}, "model.args.coupling to be 'independent'; received: 'exact'"),
         ({}, {"one_step": True}, "reflow.one_step asks for model.args.solver to be 'euler'; received: None"),
+        (
+            {"solver": "euler", "steps": 1},
+            {"one_step": True},
+            "model.args.one_step to be True; received: None",
+        ),
         ({}, {"solver": "rk5"}, "training.reflow.solver: received 'rk5'"),
         ({}, {"still": -1}, "training.reflow.still: received -1; accepted: an integer (at least 0"),
         ({}, {"num_pairs": 0}, "training.reflow.num_pairs: received 0; accepted: an integer (at least 1"),

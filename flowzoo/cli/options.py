@@ -125,7 +125,7 @@ def _labels(text: str, total: int, num_classes: int | None) -> np.ndarray:
         raise ValueError(f"--label takes whole numbers such as 3 or 0,1,2. Received: {text!r}.") from None
     if num_classes is None:
         raise ValueError("This model has no class labels; use --condition.")
-    if labels.min() < 0 or labels.max() >= num_classes:
+    if np.min(labels) < 0 or np.max(labels) >= num_classes:
         raise ValueError(f"Labels lie in 0…{num_classes - 1}. Received: {text!r}.")
     return np.resize(labels, total)
 

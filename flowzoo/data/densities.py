@@ -58,7 +58,7 @@ def noisy_curve(curve: Callable[[np.ndarray], np.ndarray], noise: float) -> LogD
         noise: The standard deviation of the noise in both coordinates.
     """
     fine = curve(np.linspace(0.001, 1, 1000)).reshape(-1, 1000, 2)
-    length = 1000 * np.linalg.norm(np.diff(fine, axis=1), axis=-1).max()
+    length = 1000 * np.max(np.linalg.norm(np.diff(fine, axis=1), axis=-1))
     nodes = int(np.ceil(NODES_A_WIDTH * length / noise))
     return gaussian_mixture(curve((np.arange(nodes) + 0.5) / nodes), noise)
 

@@ -127,6 +127,11 @@ class Flow(Trainable, keras.Model):
         return "uint8" if self.num_values <= 256 else "int32"
 
     @property
+    def has_density(self) -> bool:
+        """Whether there are log_prob and latents of data; a flow distilled to one step has neither."""
+        return True
+
+    @property
     def samples_from_latent(self) -> bool:
         """Whether `sample` is `from_latent` of what the base draws, and nothing else."""
         return True
@@ -359,8 +364,9 @@ class Flow(Trainable, keras.Model):
 
         Its signatures are `log_prob` (also `serving_default`), `anomaly_score` (-log_prob), `sample`,
         `sample_and_log_prob`, `to_latent` and `from_latent`, with named inputs and outputs, described in
-        assets.extra/signatures.json, and any batch size. The graph checks its inputs: a wrong request ends in
-        an InvalidArgument error and never in NaN. `flowzoo.export` adds what a server wants beside it.
+        assets.extra/signatures.json, and any batch size; a flow without a density has `sample` (by default)
+        and `from_latent`. The graph checks its inputs: a wrong request ends in an InvalidArgument error and
+        never in NaN. `flowzoo.export` adds what a server wants beside it.
 
         Args:
             filepath: the folder to write, `out/1` say; it appears whole or not at all.

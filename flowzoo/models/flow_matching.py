@@ -21,7 +21,7 @@ from flowzoo.models.flow_matching_arguments import (
     make_velocity,
 )
 from flowzoo.models.guidance import checked_dropout, checked_guidance
-from flowzoo.models.guided import GuidedModel
+from flowzoo.models.one_step import Distillable, checked_one_step
 from flowzoo.models.preprocessing import preprocessing_layers, resolve_num_values
 from flowzoo.models.probability_paths import make_path
 from flowzoo.models.replicas import Part
@@ -36,7 +36,7 @@ _LATENT, _TIME, _DROP, _PAIR = 0xF10, 0xF11, 0xF12, 0xF13
 
 
 @keras.saving.register_keras_serializable("flowzoo")
-class FlowMatching(GuidedModel):
+class FlowMatching(Distillable):
     """Flow matching: dx/dt = f(x, t, condition) from noise at t = 0 to data at t = 1, learned by regression.
 
     Training draws a noise z for each example x (after preprocessing) and a time t, goes to the place x_t on
@@ -69,7 +69,8 @@ class FlowMatching(GuidedModel):
     always those of the conditional model without guidance, also that log_prob which
     `sample_and_log_prob` gives for guided samples: what is sampled with guidance has no density here.
 
-    Few steps: straighten the paths by `flowzoo.models.rectify.reflow`, then distil them into one Euler step.
+    Few steps: straighten the paths by `flowzoo.models.rectify.reflow`, then distil them into one Euler step
+    (`distill`). What is distilled has `sample` and `from_latent` alone (`flowzoo.models.one_step`).
 
     Args:
         event_shape: shape of one example; (height, width, channels) for images.
@@ -96,6 +97,8 @@ class FlowMatching(GuidedModel):
         trace: "exact", "hutchinson" or "auto": exact for vectors of up to 16 entries.
         noise: of Hutchinson's estimator, "rademacher" or "gaussian".
         gradient: of log_prob, "backprop", "adjoint" or "auto" (adjoint for "dopri5").
+        one_step: whether the model is one Euler step, learned from pairs by `distill`, without a density. It
+            asks for solver="euler" and steps=1.
         preprocessing: see `flowzoo.models.preprocessing`; "auto" is "symmetric" for discrete data, else
             "standardize". The regression weighs all places alike, and the logit's long tails at black and
             white would take most of it; on [-1, 1] the spread of images is about that of the noise.
@@ -105,8 +108,8 @@ class FlowMatching(GuidedModel):
 
     Raises:
         ValueError: an unknown name, a number out of range, a base other than the standard normal, a coupling
-            with a condition that is no class label, guidance or dropout without a condition, or guidance
-            without dropout.
+            with a condition that is no class label, guidance or dropout without a condition, guidance
+            without dropout, `one_step` with another solver, or one asked for a density.
         FloatingPointError: (methods called eagerly) "dopri5" did not arrive within `max_steps`.
 
     References:
@@ -151,6 +154,7 @@ class FlowMatching(GuidedModel):
         trace: str = "auto",
         noise: str = "rademacher",
         gradient: str = "auto",
+        one_step: bool = False,
         preprocessing: str = "auto",
         num_values: int | str | None = "auto",
         alpha: float = 0.05,
@@ -184,6 +188,7 @@ class FlowMatching(GuidedModel):
             **network_arguments,
             **solving_arguments,
             "trace": trace,
+            "one_step": one_step,
             "preprocessing": preprocessing,
             "num_values": num_values,
             "alpha": alpha,
@@ -193,6 +198,7 @@ class FlowMatching(GuidedModel):
         check_coupling(coupling, entropy, conditional and num_classes is None)
         self.exact_trace = traces_exactly(trace, event_shape)
         self.adaptive = solver == ADAPTIVE
+        self.one_step = checked_one_step(one_step, solver, steps)
         self.probability_path = make_path(path, sigma_min)
         self.coupling, self.entropy = coupling, float(entropy)
         self.condition_dropout = checked_dropout(condition_dropout, conditional)
@@ -276,6 +282,7 @@ class FlowMatching(GuidedModel):
         """
         if self.lesson is not None:
             return self.lesson.loss(self, x, condition, seed)
+        self.needs_density("loss of data: it learns from pairs (flowzoo.models.rectify.distill)")
         goal = tf.stop_gradient(self.preprocessed(x, condition, seed))
         z = others[0] if others else self._coupled(x, condition, seed)
         time = one_uniform(x, seed, _TIME, goal.dtype)

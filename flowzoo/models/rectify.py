@@ -132,7 +132,7 @@ def reflow(
         Liu et al., Flow Straight and Fast (2022), https://arxiv.org/abs/2209.03003, algorithm 1.
     """
     pairs = pairs or make_pairs(teacher, num_pairs, condition, guidance=guidance, seed=seed)
-    student = _student(teacher, path="rectified", coupling="independent", guidance=0.0)
+    student = _student(teacher, path="rectified", coupling="independent", guidance=0.0, one_step=False)
     return _trained(student, pairs, False, epochs, batch_size, optimizer, seed, callbacks, verbose)
 
 
@@ -153,8 +153,9 @@ def distill(
     """Train a student that goes a teacher's whole way in one Euler step: f(z, 0) learns x - z.
 
     Distil what was straightened by `reflow`: where the teacher's map turns sharply one smooth step cannot
-    follow it. The student has solver="euler" and steps=1. It is for sampling: an Euler step back is not the
-    inverse of that step, so that its log_prob is no density, and its velocity at other times means nothing.
+    follow it. The student has solver="euler", steps=1 and one_step=True: it is for sampling. An Euler step
+    back is not the inverse of that step, and its velocity at other times means nothing: what asks for a
+    density or a latent raises ValueError, and its export has `sample` and `from_latent` alone.
 
     Arguments, result and errors: as `reflow`.
 
@@ -163,7 +164,7 @@ def distill(
     """
     pairs = pairs or make_pairs(teacher, num_pairs, condition, guidance=guidance, seed=seed)
     changes = {"path": "rectified", "coupling": "independent", "guidance": 0.0}
-    student = _student(teacher, **changes, solver="euler", steps=1, gradient="auto")
+    student = _student(teacher, **changes, solver="euler", steps=1, gradient="auto", one_step=True)
     return _trained(student, pairs, True, epochs, batch_size, optimizer, seed, callbacks, verbose)
 
 
@@ -176,6 +177,7 @@ def straightness(model: FlowMatching, n: int = 1024, condition: Any = None, seed
     References:
         Liu et al., Flow Straight and Fast (2022), https://arxiv.org/abs/2209.03003, equation 3.
     """
+    model.needs_density("path")
     num = 50
     given = checks.condition(model, condition, n)
     x = random.normal([n, *model.latent_shape], seed, model.compute_dtype)

@@ -65,6 +65,16 @@ _TEXTS = {
 }
 
 
+def names_of(flow: Any) -> tuple[str, ...]:
+    """Return the signatures that a flow has: those that draw alone where it has no density."""
+    return tuple(SIGNATURES) if flow.has_density else ("sample", "from_latent")
+
+
+def default_of(flow: Any) -> str:
+    """Return the signature that answers where a request names none."""
+    return "log_prob" if flow.has_density else "sample"
+
+
 def input_specs(flow: Any) -> dict[str, tf.TensorSpec]:
     """Return the inputs of the signatures by name."""
     dtype = flow.compute_dtype
@@ -113,8 +123,9 @@ def describe(flow: Any) -> dict[str, Any]:
             "outputs": {key: tensor(made[key]) for key in signature.outputs},
         }
         for name, signature in SIGNATURES.items()
+        if name in names_of(flow)
     }
-    return {"model": flow.name, "default": "log_prob", "signatures": signatures}
+    return {"model": flow.name, "default": default_of(flow), "signatures": signatures}
 
 
 def _data_text(flow: Any) -> str:
@@ -131,7 +142,9 @@ def make_signatures(flow: Any, bind: Callable[[Callable], Callable]) -> dict[str
         flow: the flow.
         bind: makes of a function of the flow one that computes with the export's copies of its weights.
     """
-    made = {name: _trace(flow, name, bind(compute)) for name, compute in _computations(flow).items()}
+    names = names_of(flow)
+    computations = {name: compute for name, compute in _computations(flow).items() if name in names}
+    made = {name: _trace(flow, name, bind(compute)) for name, compute in computations.items()}
     draw = bind(lambda n, seed, temperature, condition=None: flow.raw_draw(n, condition, temperature, seed))
 
     # What others compute is stored once.
@@ -152,10 +165,10 @@ def make_signatures(flow: Any, bind: Callable[[Callable], Callable]) -> dict[str
     composed: list[Callable] = [anomaly_score]
     composed += [sample] if flow.samples_from_latent else []
     composed += [] if flow.samples_in_one_pass else [sample_and_log_prob]
-    for function in composed:
+    for function in (function for function in composed if function.__name__ in names):
         name = function.__name__
         made[name] = tf.function(function, input_signature=_input_signature(flow, name), autograph=False)
-    return {DEFAULT: made["log_prob"], **{name: made[name] for name in SIGNATURES}}
+    return {DEFAULT: made[default_of(flow)], **{name: made[name] for name in names}}
 
 
 def _computations(flow: Any) -> dict[str, Callable]:

@@ -17,7 +17,7 @@ import numpy as np
 import tensorflow as tf
 
 from flowzoo.models.saved_model import EXTRA
-from flowzoo.models.signatures import DEFAULT, SIGNATURES
+from flowzoo.models.signatures import DEFAULT, SIGNATURES, default_of, names_of
 from flowzoo.serving import wire
 
 REQUESTS = "tf_serving_warmup_requests"
@@ -103,14 +103,17 @@ def _requests(flow: Any, call: Call, batch_sizes: Sequence[int], batched: bool) 
     most = max(batch_sizes)
     rows: dict[str, Any] = {"condition": _conditions(flow, most)} if flow.condition_shape is not None else {}
     drawn: dict[str, Any] = {"seed": np.array([0, 1], np.int32), "temperature": np.float32(1)}
-    rows["x"] = call("sample", {"num_samples": np.int32(most), **drawn, **rows})["x"]
-    conditions = {key: value for key, value in rows.items() if key == "condition"}
-    rows["z"] = call("to_latent", {"x": rows["x"], **conditions})["z"]
+    conditions = dict(rows)
+    if flow.has_density:
+        rows["x"] = call("sample", {"num_samples": np.int32(most), **drawn, **rows})["x"]
+        rows["z"] = call("to_latent", {"x": rows["x"], **conditions})["z"]
+    else:
+        rows["z"] = np.zeros((most, *flow.latent_shape), flow.compute_dtype)
     for size in batch_sizes:
         given: dict[str, Any] = {key: value[:size] for key, value in rows.items()}
         given |= {"num_samples": np.int32(size), **drawn}
-        for name in (DEFAULT, *SIGNATURES):
-            wanted = SIGNATURES["log_prob" if name == DEFAULT else name].inputs
+        for name in (DEFAULT, *names_of(flow)):
+            wanted = SIGNATURES[default_of(flow) if name == DEFAULT else name].inputs
             if batched and "num_samples" in wanted:
                 continue
             yield Request(name, {key: given[key] for key in (*wanted, *conditions)})

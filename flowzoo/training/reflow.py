@@ -36,7 +36,7 @@ _log = logging.getLogger(__name__)
 
 # What student and teacher may differ in: how a flow is trained and solved, not what its weights are.
 _FREE = {"name", "dtype", "path", "sigma_min", "coupling", "entropy", "guidance", "solver", "steps", "rtol"}
-_FREE |= {"atol", "max_steps", "trace", "noise", "gradient"}
+_FREE |= {"atol", "max_steps", "trace", "noise", "gradient", "one_step"}
 _BATCH_ENTRIES, _PIECE = 2**23, 4096  # numbers that are solved for at once; pairs of one file, about
 _CONDITIONS = 65536  # read of a stream
 

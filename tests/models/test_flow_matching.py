@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 import scipy.optimize
 import tensorflow as tf
 
+import flowzoo
 from flowzoo import random
 from flowzoo.config import TrainingConfig
 from flowzoo.data import Source
@@ -308,6 +310,68 @@ def test_reflow_straightens_and_distillation_takes_one_step() -> None:
     assert one_step(straight) < 0.25 * one_step(teacher)
     assert one_step(fast) < 0.15 * one_step(teacher)
     assert np.array_equal(fast.sample(9, seed=5), fast.sample(9, seed=5, solver="euler", steps=1))
+    assert fast.one_step and not fast.has_density and straight.has_density and not straight.one_step
+    assert not reflow(fast, pairs=pairs, epochs=1).one_step
+
+
+ONE_STEP = {"solver": "euler", "steps": 1, "one_step": True}
+
+
+def test_one_step_has_no_density() -> None:
+    """An Euler step back is not the inverse of one: nothing may come out that looks like a density."""
+    flow = FlowMatching((2,), hidden_units=(8,), **ONE_STEP)
+    flow.compile("sgd")
+    x = flow.sample(3, seed=1)
+    asked: list[Any] = [
+        lambda: flow.log_prob(x),
+        lambda: flow(x),
+        lambda: flow.predict(x, verbose=0),
+        lambda: flow.evaluate(x, verbose=0),
+        lambda: flow.to_latent(x),
+        lambda: flow.nfe(x),
+        lambda: flow.sample_and_log_prob(3),
+        lambda: flow.golden_log_prob(x),
+        flow.bijector,
+        flow.distribution,
+        lambda: straightness(flow),
+        tf.function(lambda: flow.log_prob(x), autograph=False),
+    ]
+    for ask in asked:
+        with pytest.raises(ValueError, match="distilled to one Euler step, which has no inverse"):
+            ask()
+    with pytest.raises(ValueError, match="no loss of data"):
+        flow.fit(x, verbose=0)
+    with pytest.raises(ValueError, match=r"at other times. Received: solver='euler', steps=4"):
+        flow.sample(3, steps=4)
+    with pytest.raises(ValueError, match="asks for solver='euler' and steps=1. Received: solver='rk4'"):
+        FlowMatching((2,), one_step=True)
+    with pytest.raises(TypeError, match="one_step takes True or False"):
+        FlowMatching((2,), **{**ONE_STEP, "one_step": "yes"})
+    z = np.ones([3, 2], "float32")
+    step = z + flow.velocity.velocity(z, tf.zeros(3), None)
+    np.testing.assert_allclose(flow.from_latent(z), flow.chain.chained[1].flow_forward(step)[0], rtol=1e-6)
+    assert np.asarray(flow.sampling_nfe(3)).tolist() == [1, 1, 1]
+
+
+@pytest.mark.parametrize("num_classes", [None, 3])
+def test_one_step_is_saved_and_served_without_a_density(num_classes: int | None, tmp_path: Path) -> None:
+    flow = FlowMatching((2,), num_classes=num_classes, hidden_units=(8,), name="fast", **ONE_STEP)
+    randomise_gently(flow, 0, 1.0)
+    flow.save(tmp_path / "m.keras")
+    loaded = keras.saving.load_model(tmp_path / "m.keras")
+    condition = None if num_classes is None else np.arange(3)
+    want = flow.sample(3, condition, seed=(0, 7))
+    assert loaded.one_step and np.array_equal(want, loaded.sample(3, condition, seed=(0, 7)))
+    found = flowzoo.export(flow, tmp_path / "served", warmup_batch_sizes=(1, 3))
+    about = json.loads((found / "assets.extra" / "signatures.json").read_text())
+    assert about["default"] == "sample" and sorted(about["signatures"]) == ["from_latent", "sample"]
+    module = tf.saved_model.load(str(found))  # its variables go with it
+    served = module.signatures
+    assert sorted(served) == ["from_latent", "sample", "serving_default"]
+    given = {} if condition is None else {"condition": tf.constant(condition, tf.int32)}
+    asked = {"num_samples": tf.constant(3), "seed": tf.constant([0, 7]), "temperature": tf.constant(1.0)}
+    for name in ("sample", "serving_default"):
+        np.testing.assert_allclose(served[name](**asked, **given)["x"], want, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("learn", [make_pairs, reflow, distill])

@@ -53,8 +53,10 @@ def cifar10(split: str, *, data_dir: Path | None = None) -> Source:
     rows = np.concatenate([_records(name, folders) for name in names])
     images = rows[:, 1:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
     labels = rows[:, 0].astype(np.int32)
-    if labels.max(initial=0) > 9:
-        raise DataError(f"CIFAR-10: labels go from 0 to 9. Received: {labels.max()}; the files are corrupt.")
+    if np.max(labels, initial=0) > 9:
+        raise DataError(
+            f"CIFAR-10: labels go from 0 to 9. Received: {np.max(labels)}; the files are corrupt."
+        )
     if split != "test":
         chosen = split_range(len(images), split, validation=0.1, test=0, where="CIFAR-10")
         images, labels = images[chosen], labels[chosen]

@@ -25,7 +25,7 @@ def _classes(name: str, split: str, division: dict[str, Any]) -> Source:
     x, y = _loaded(name)
     rows = split_rows(len(x), split, where=name, **division)
     labels = y.astype(np.int32)
-    return Source(x=x.astype(np.float32)[rows], condition=labels[rows], num_classes=int(labels.max()) + 1)
+    return Source(x=x.astype(np.float32)[rows], condition=labels[rows], num_classes=int(np.max(labels)) + 1)
 
 
 @_uci_source("digits", origin="UCI optical recognition of handwritten digits (its test part)")

@@ -19,6 +19,7 @@ from flowzoo.layers.chain import Chain
 from flowzoo.layers.domain import Domain
 from flowzoo.layers.preprocessing import Dequantize
 from flowzoo.models import checks, requests
+from flowzoo.models.condition_scaling import make_condition_scaler, scaled_rows
 from flowzoo.models.dtypes import as_dtype, check_dtypes
 from flowzoo.models.graphs import Graphs
 from flowzoo.models.saved_model import write_saved_model
@@ -44,8 +45,9 @@ class Flow(Trainable, keras.Model):
     Args:
         layers: FlowLayers from latent to data (the last is next to the data), or one FlowLayer.
         event_shape: shape of one example.
-        condition_shape: shape of one condition; None for an unconditional flow. Conditions reach the networks
-            as they are given, and are to be of a spread of about 1: unlike data they are not standardised.
+        condition_shape: shape of one condition; None for an unconditional flow. Conditions of any scale are
+            taken: the first data that the flow is trained on set a mean and a standard deviation for each
+            entry of their last axis, by which the layers see them standardised (`condition_scaler`).
         num_classes: number of classes, where the condition is a class label; `condition_shape` is then ().
         base: a name ("normal", "student_t" ...), a name with arguments ({"name": "mixture",
             "components": 5}), or a `flowzoo.distributions.BaseDistribution`.
@@ -92,6 +94,9 @@ class Flow(Trainable, keras.Model):
         self.num_classes = num_classes
         self.condition_shape, inner = condition_shapes(condition_shape, num_classes)
         self.chain.build_for(self.event_shape, inner)
+        self.condition_scaler = make_condition_scaler(
+            inner if num_classes is None else None, self.compute_dtype
+        )
         self.latent_shape = self.chain.latent_shape
         self.base.build_for(self.latent_shape)
         last = self.chain.chained[-1] if self.chain.chained else None
@@ -349,6 +354,8 @@ class Flow(Trainable, keras.Model):
         """Return the flow's map as a `tfp.bijectors.Bijector` (forward: latent to data)."""
         if condition is not None and self.num_classes:
             condition = checks.condition(self, condition)
+        elif condition is not None and self.condition_scaler is not None:
+            condition = scaled_rows(self.condition_scaler, condition)
         return FlowBijector(self.chain, condition)
 
     # -- Keras --------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from flowzoo.layers.domain import Domain
+from flowzoo.models.condition_scaling import scaled
 
 NOT_FINITE = "flowzoo: data are not finite"
 OUT_OF_RANGE = "flowzoo: data are out of range"
@@ -29,6 +30,7 @@ class Shaped(Protocol):
     num_values: int | None
     data_range: tuple[float, float] | None
     domain: Domain | None
+    condition_scaler: Any
     compute_dtype: Any
 
 
@@ -130,7 +132,7 @@ def finite(x: np.ndarray, name: str) -> None:
 
 
 def condition(flow: Shaped, value: Any, batch: Any = None) -> tf.Tensor | None:
-    """Return the condition of a batch as what the layers take: floats, class labels as one-hot vectors.
+    """Return the condition of a batch as what the layers take: standardised, class labels as one-hot vectors.
 
     Args:
         flow: the flow.
@@ -188,7 +190,7 @@ def only_if(condition: tf.Tensor, value: tf.Tensor, message: str, *received: tf.
 def _vector(flow: Shaped, value: tf.Tensor) -> tf.Tensor:
     if is_eager(value):
         finite(np.asarray(value), "condition")
-    return tf.cast(value, flow.compute_dtype)
+    return scaled(flow.condition_scaler, tf.cast(value, flow.compute_dtype))
 
 
 def _spread(value: tf.Tensor, batch: Any) -> tf.Tensor:

@@ -144,15 +144,19 @@ def make_signatures(flow: Any, bind: Callable[[Callable], Callable]) -> dict[str
     """
     names = names_of(flow)
     computations = {name: compute for name, compute in _computations(flow).items() if name in names}
-    made = {name: _trace(flow, name, bind(compute)) for name, compute in computations.items()}
-    draw = bind(lambda n, seed, temperature, condition=None: flow.raw_draw(n, condition, temperature, seed))
+    made = {name: _trace(flow, name, bind, compute) for name, compute in computations.items()}
+
+    @bind
+    def draw(**given: tf.Tensor) -> tf.Tensor:
+        given = requests.checked(flow, given)
+        n, temperature = given["num_samples"], tf.cast(given["temperature"], flow.compute_dtype)
+        with requests.guarded():
+            z = flow.raw_draw(n, given.get("condition"), temperature, given["seed"])
+            return requests.finite(z, "x")
 
     # What others compute is stored once.
     def sample(*values: tf.Tensor) -> dict[str, tf.Tensor]:
-        given = requests.checked(flow, dict(zip(_input_names(flow, "sample"), values, strict=True)))
-        n, temperature = given.pop("num_samples"), tf.cast(given.pop("temperature"), flow.compute_dtype)
-        with requests.guarded():
-            z = requests.finite(draw(n, temperature=temperature, **given), "x")
+        z = draw(**dict(zip(_input_names(flow, "sample"), values, strict=True)))
         return made["from_latent"](z, *values[len(_DRAWN) :])
 
     def anomaly_score(*values: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -210,7 +214,7 @@ def _input_signature(flow: Any, name: str) -> list[tf.TensorSpec]:
     return [specs[key] for key in _input_names(flow, name)]
 
 
-def _trace(flow: Any, name: str, compute: Callable) -> Callable:
+def _trace(flow: Any, name: str, bind: Callable[[Callable], Callable], compute: Callable) -> Callable:
     """Make one signature: it checks its inputs, and gives its outputs by name."""
     names, outputs = _input_names(flow, name), SIGNATURES[name].outputs
 
@@ -219,4 +223,4 @@ def _trace(flow: Any, name: str, compute: Callable) -> Callable:
         with requests.guarded():
             return dict(zip(outputs, compute(**given), strict=True))
 
-    return tf.function(signature, input_signature=_input_signature(flow, name), autograph=False)
+    return tf.function(bind(signature), input_signature=_input_signature(flow, name), autograph=False)

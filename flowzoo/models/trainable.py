@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from flowzoo import random
 from flowzoo.models import checks, feeding, replicas, updating
+from flowzoo.models.condition_scaling import EXAMPLES
 from flowzoo.networks.dropout import dropping
 
 # Seeds of the dequantisation noise: one stream for training, one for evaluation.
@@ -264,7 +265,7 @@ class Trainable:
 
     @property
     def adapted(self) -> bool:
-        """Whether every weight that comes from data (Standardize, ActNorm) is set."""
+        """Whether every weight that comes from data (Standardize, ActNorm, of conditions too) is set."""
         flags = [w for w in self.non_trainable_weights if w.name == "initialized"]
         return all(bool(np.all(keras.ops.convert_to_numpy(flag))) for flag in flags)
 
@@ -287,15 +288,20 @@ class Trainable:
 
     def _adapt(self, x: Any, y: Any) -> None:
         """Set the weights that come from data, checked, on this worker."""
-        wanted = self.chain.data_init_examples
+        scaler = self.condition_scaler
+        wanted = self.chain.data_init_examples or (EXAMPLES if scaler is not None else 0)
         if not wanted:
             return
         with feeding.clear_errors():
             x, condition = feeding.first_examples(x, y, wanted)
         if not len(x):
             raise ValueError("adapt takes at least one example. Received: none")
-        x = checks.data(self, x)  # type: ignore[arg-type]
-        self._set_from_data(x, checks.condition(self, condition, tf.shape(x)[0]))  # type: ignore[arg-type]
+        x, num = checks.data(self, x), len(x)  # type: ignore[arg-type]
+        given = checks.condition(self, condition, num)  # type: ignore[arg-type]
+        if scaler is not None:
+            scaler.data_init(tf.cast(condition, self.compute_dtype))
+            given = checks.condition(self, condition, num)  # type: ignore[arg-type]
+        self._set_from_data(x, given)
 
     def _set_from_data(self, x: tf.Tensor, condition: tf.Tensor | None) -> None:
         self.chain.data_init(x, condition)

@@ -75,9 +75,14 @@ class MaskedAutoregressive(FlowLayer):
     def _build(self, event_shape: Shape, condition_shape: Shape | None) -> None:
         if self.conditioner is None:
             self.conditioner = MADE()
+        seen = tuple(self._seen(tf.zeros([1, *event_shape])).shape[1:])
         self.conditioner.build_for(
-            event_shape, event_shape, self.params_per_entry, condition_shape, self.dtype_policy
+            seen, event_shape, self.params_per_entry, condition_shape, self.dtype_policy
         )
+
+    def _seen(self, x: tf.Tensor) -> tf.Tensor:
+        """Return what the network sees of the entries: these, or several numbers of each, in a last axis."""
+        return x
 
     def _transform(self, value: tf.Tensor, params: tf.Tensor, inverse: bool) -> tuple[tf.Tensor, tf.Tensor]:
         """Transform elementwise; return the value and the elementwise log-determinant.
@@ -90,12 +95,12 @@ class MaskedAutoregressive(FlowLayer):
         raise NotImplementedError
 
     def _inverse(self, x: tf.Tensor, condition: tf.Tensor | None) -> tuple[tf.Tensor, tf.Tensor]:
-        z, log_det = self._transform(x, self.conditioner(x, condition), inverse=True)
+        z, log_det = self._transform(x, self.conditioner(self._seen(x), condition), inverse=True)
         return z, sum_event(log_det)
 
     def _forward(self, z: tf.Tensor, condition: tf.Tensor | None) -> tuple[tf.Tensor, tf.Tensor]:
         def apply(x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-            x, log_det = self._transform(z, self.conditioner(x, condition), inverse=False)
+            x, log_det = self._transform(z, self.conditioner(self._seen(x), condition), inverse=False)
             return x, sum_event(log_det)
 
         return solve_triangular(apply, z, event_size(self.event_shape), self.tolerance)

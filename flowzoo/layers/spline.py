@@ -1,4 +1,4 @@
-"""Rational-quadratic splines in couplings, in autoregressive layers and on angles."""
+"""Rational-quadratic splines in couplings and in autoregressive layers."""
 
 from __future__ import annotations
 
@@ -75,9 +75,9 @@ class RationalQuadraticCoupling(_LinearTails, Coupling):  # type: ignore[overrid
     def cases(cls) -> list[LayerCase]:
         """Return every mask, with and without a condition."""
         return [
-            LayerCase({"conditioner": _smooth(), "num_bins": 4}, (2,)),
-            LayerCase({"conditioner": _smooth(), "mask": "alternating", "swap": True}, (5,)),
-            LayerCase({"conditioner": _smooth(), "tail_bound": 1.5}, (3,), condition_shape=(2,)),
+            LayerCase({"conditioner": smooth(), "num_bins": 4}, (2,)),
+            LayerCase({"conditioner": smooth(), "mask": "alternating", "swap": True}, (5,)),
+            LayerCase({"conditioner": smooth(), "tail_bound": 1.5}, (3,), condition_shape=(2,)),
             LayerCase(
                 {"conditioner": ConvResNet(4, 1, "tanh"), "mask": "checkerboard", "num_bins": 3}, (3, 4, 1)
             ),
@@ -87,65 +87,6 @@ class RationalQuadraticCoupling(_LinearTails, Coupling):  # type: ignore[overrid
                 condition_shape=(3,),
             ),
         ]
-
-
-@keras.saving.register_keras_serializable("flowzoo")
-class CircularCoupling(Coupling):
-    """Spline coupling of angles: z_changed = s(x_changed; g(cos x_kept, sin x_kept)).
-
-    s is a monotone spline of K bins that takes [-pi, pi) to itself and has one slope at the seam
-    (`flowzoo.bijectors.splines.circular`), and the conditioner sees angles through cosine and sine, so
-    that a density on the torus stays continuous across the seam. s(x + 2 pi) = s(x) + 2 pi: the layer
-    is one-to-one on the real line as well as on the torus, and an angle may be given with any number
-    of turns. log |det dz/dx| is the sum of log s' over the transformed entries. Both directions cost
-    one pass of the conditioner and one search among the knots.
-
-    Args:
-        conditioner: as `Coupling`.
-        num_bins: K, at least 2.
-        **kwargs: of `Coupling`; of the masks all but "checkerboard".
-
-    Raises:
-        ValueError: `num_bins` is out of range, or the mask is "checkerboard"; as `Coupling`.
-        TypeError: `conditioner` is not a Conditioner.
-
-    References:
-        Rezende et al., Normalizing Flows on Tori and Spheres (2020), https://arxiv.org/abs/2002.02428,
-        sections 2.1.3 and 2.2.
-    """
-
-    def __init__(self, conditioner: Conditioner | None = None, num_bins: int = 8, **kwargs: Any) -> None:
-        super().__init__(conditioner, **kwargs)
-        if self.mask == "checkerboard":
-            raise ValueError(
-                "CircularCoupling takes the masks that divide the last axis. Received: 'checkerboard'"
-            )
-        self.num_bins = checked_bins(num_bins)
-
-    @classmethod
-    def cases(cls) -> list[LayerCase]:
-        """Return vectors and an image, with and without a condition."""
-        return [
-            LayerCase({"conditioner": _smooth(), "num_bins": 3}, (2,)),
-            LayerCase({"conditioner": _smooth(), "mask": "alternating", "swap": True, "num_bins": 2}, (5,)),
-            LayerCase({"conditioner": _smooth()}, (3,), condition_shape=(2,)),
-            LayerCase({"conditioner": _smooth(), "mask": "channel"}, (2, 2, 2)),
-        ]
-
-    @property
-    def params_per_entry(self) -> int:  # type: ignore[override]
-        """Number of parameters an entry takes: 3K."""
-        return splines.circular_size(self.num_bins)
-
-    def _seen(self, kept: tf.Tensor) -> tf.Tensor:
-        return tf.concat([tf.cos(kept), tf.sin(kept)], axis=-1)
-
-    def _transform(self, value: tf.Tensor, params: tf.Tensor, inverse: bool) -> tuple[tf.Tensor, tf.Tensor]:
-        return splines.circular(value, params, inverse=not inverse)
-
-    def get_config(self) -> dict[str, Any]:
-        """Return the arguments that make an equal layer."""
-        return {**super().get_config(), "num_bins": self.num_bins}
 
 
 @keras.saving.register_keras_serializable("flowzoo")
@@ -179,11 +120,11 @@ class MaskedSplineAutoregressive(_LinearTails, MaskedAutoregressive):  # type: i
     def cases(cls) -> list[LayerCase]:
         """Return vectors, an image, a single number, with and without a condition."""
         return [
-            LayerCase({"conditioner": _smooth_made(), "num_bins": 4}, (2,)),
-            LayerCase({"conditioner": _smooth_made(), "num_bins": 3}, (5,)),
-            LayerCase({"conditioner": _smooth_made(), "num_bins": 3}, (3,), condition_shape=(2,)),
-            LayerCase({"conditioner": _smooth_made(), "num_bins": 2}, (2, 2, 1)),
-            LayerCase({"conditioner": _smooth_made()}, (1,), trains=False),
+            LayerCase({"conditioner": smooth_made(), "num_bins": 4}, (2,)),
+            LayerCase({"conditioner": smooth_made(), "num_bins": 3}, (5,)),
+            LayerCase({"conditioner": smooth_made(), "num_bins": 3}, (3,), condition_shape=(2,)),
+            LayerCase({"conditioner": smooth_made(), "num_bins": 2}, (2, 2, 1)),
+            LayerCase({"conditioner": smooth_made()}, (1,), trains=False),
         ]
 
 
@@ -201,10 +142,11 @@ def checked_bound(tail_bound: Any) -> float:
     return float(tail_bound)
 
 
-def _smooth() -> MLP:
+def smooth() -> MLP:
     """A network whose outputs, with weights at random, stay near 1: splines like those that are learned."""
     return MLP((4,), activation="sigmoid")
 
 
-def _smooth_made() -> MADE:
+def smooth_made() -> MADE:
+    """A MADE as `smooth`."""
     return MADE((4,), activation="sigmoid")

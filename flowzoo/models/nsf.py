@@ -13,9 +13,10 @@ from flowzoo.distributions.uniform import Uniform
 from flowzoo.layers.actnorm import ActNorm
 from flowzoo.layers.angle import Angle, Rotation
 from flowzoo.layers.base import FlowLayer, Shape, event_size
+from flowzoo.layers.circular import CircularCoupling, MaskedCircularAutoregressive
 from flowzoo.layers.multiscale import Reshape
 from flowzoo.layers.permutation import LULinear, Permute, Reverse
-from flowzoo.layers.spline import CircularCoupling, MaskedSplineAutoregressive, RationalQuadraticCoupling
+from flowzoo.layers.spline import MaskedSplineAutoregressive, RationalQuadraticCoupling
 from flowzoo.models.base import Flow
 from flowzoo.models.image_stack import ImageStack
 from flowzoo.models.preprocessing import preprocessing_layers
@@ -40,8 +41,8 @@ class NSF(Flow):
     and images with `coupling=False`, are flattened.
 
     Angles (`preprocessing="angle"`, vectors): `num_layers` times a permutation, a learned rotation and a
-    circular spline coupling, whose networks see cosines and sines, on a uniform base. The density lives on
-    the torus: it has no seam at ±pi.
+    circular spline layer, whose networks see cosines and sines, on a uniform base. The density lives on
+    the torus: it has no seam at ±pi. One angle alone takes `coupling=False`.
 
     With couplings both directions cost one pass of each network. The autoregressive flow scores in one
     pass of each network and samples in at most D, D the size of an event.
@@ -157,9 +158,18 @@ class NSF(Flow):
 
         if circular:
             _check_circular(event_shape, coupling, mixing, base)
-            layers: list[FlowLayer] = _circular_layers(
-                num_layers, num_bins, mixing, lambda: ResidualMLP(hidden_units, blocks, activation, share)
-            )
+            layers: list[FlowLayer] = [Angle()]
+            for i in range(num_layers):
+                if coupling:
+                    network = ResidualMLP(hidden_units, blocks, activation, share)
+                    spline: FlowLayer = CircularCoupling(
+                        network, num_bins, mask="alternating", swap=bool(i % 2)
+                    )
+                else:
+                    made = MADE((hidden_units, hidden_units), activation)
+                    spline = MaskedCircularAutoregressive(made, num_bins, tolerance=tolerance)
+                # Multiples of the golden angle: the seams of the layers lie apart from the start.
+                layers += [_mixing(mixing, i), spline, Rotation(initial=i * math.pi * (3 - math.sqrt(5)))]
         elif image:
             stack = ImageStack(
                 couplings, lambda: ConvResNet(filters, blocks, activation, dropout=share), split_prior
@@ -195,28 +205,15 @@ def _mixing(kind: str, index: int) -> FlowLayer:
 
 
 def _check_circular(event_shape: Shape, coupling: bool, mixing: str, base: Any) -> None:
-    if len(event_shape) != 1 or not coupling:
+    if len(event_shape) != 1:
+        raise ValueError(f"preprocessing='angle' takes events of rank 1. Received: event_shape={event_shape}")
+    if coupling and tuple(event_shape) == (1,):
         raise ValueError(
-            f"preprocessing='angle' takes events of rank 1 and coupling=True. "
-            f"Received: event_shape={event_shape}, coupling={coupling}"
+            "preprocessing='angle' takes two angles or more to couple, and coupling=False for one. "
+            "Received: event_shape=(1,), coupling=True"
         )
     if mixing == "lu":
         raise ValueError("preprocessing='angle' takes mixing='random' or 'reverse'. Received: 'lu'")
     made = make_base(base)
     if not isinstance(made, Uniform) or (made.low, made.high) != (-math.pi, math.pi):
         raise ValueError(f"preprocessing='angle' takes base='uniform', from -pi to pi. Received: {base!r}")
-
-
-def _circular_layers(
-    num_layers: int, num_bins: int, mixing: str, network: Callable[[], Conditioner]
-) -> list[FlowLayer]:
-    """Return the layers of a flow on the torus, from the latent to the data, without the last `Angle`."""
-    layers: list[FlowLayer] = [Angle()]
-    for i in range(num_layers):
-        # Multiples of the golden angle: the seams of the layers lie apart from the start.
-        layers += [
-            _mixing(mixing, i),
-            CircularCoupling(network(), num_bins, mask="alternating", swap=bool(i % 2)),
-            Rotation(initial=i * math.pi * (3 - math.sqrt(5))),
-        ]
-    return layers

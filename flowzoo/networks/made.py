@@ -63,7 +63,8 @@ class MADE(Conditioner):
     """Masked autoencoder: the parameters of entry i depend on the entries before i alone.
 
     The condition, seen by all entries, is added to the first hidden layer and to the output. One pass
-    gives the parameters of every entry.
+    gives the parameters of every entry. An entry may be seen as several numbers (an angle as its cosine and
+    its sine): the inputs then have one axis more than the entries.
 
     Args:
         hidden_units: sizes of the hidden layers.
@@ -87,10 +88,13 @@ class MADE(Conditioner):
             raise ValueError("hidden_units takes at least one size. Received: ()")
 
     def _build(self) -> None:
-        if self.shapes["input_shape"] != self.shapes["entry_shape"]:
+        seen, entries = list(self.shapes["input_shape"]), list(self.shapes["entry_shape"])
+        if entries not in (seen, seen[:-1]):
             raise ValueError(f"MADE returns parameters of the entries that it sees. Received: {self.shapes}")
-        size, out, condition = self._sizes
-        degrees = made_degrees(size, self.hidden_units)
+        width, out, condition = self._sizes
+        numbers = 1 if seen == entries else seen[-1]
+        positions, *degrees = made_degrees(width // numbers, self.hidden_units)
+        degrees = [np.repeat(positions, numbers), *degrees]
         per_entry = self.shapes["params_per_entry"]
         self.hidden = []
         for i, units in enumerate(self.hidden_units):
@@ -105,11 +109,10 @@ class MADE(Conditioner):
                 )
             )
         # Parameters of entry i see what is before it: degrees up to i - 1.
-        last = np.repeat(degrees[0] - 1, per_entry)
+        last = np.repeat(positions - 1, per_entry)
         self.last = MaskedDense(
             out, degrees[-1], last, kernel_initializer="zeros", dtype=self.dtype_policy, name="last"
         )
-        width = size
         for layer in [*self.hidden, self.last]:
             layer.build((None, width))
             width = layer.units

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import tensorflow as tf
 import tensorflow_probability as tfp
 
 from flowzoo.bijectors import splines
-from flowzoo.layers import CircularCoupling, MaskedAffineAutoregressive, MaskedSplineAutoregressive
+from flowzoo.layers import (
+    CircularCoupling,
+    MaskedAffineAutoregressive,
+    MaskedCircularAutoregressive,
+    MaskedSplineAutoregressive,
+)
 from flowzoo.layers.fixed_point import solve_triangular
 from flowzoo.networks import MADE, MLP
 from tests.harness import dtype_policy, integral, randomise
@@ -124,10 +131,14 @@ def test_circular_splines_have_no_seam() -> None:
     np.testing.assert_allclose(turned[1], once[1], atol=1e-9)
 
 
-def test_circular_coupling_is_a_density_on_the_torus() -> None:
+@pytest.mark.parametrize("coupling", [True, False])
+def test_circular_layers_are_densities_on_the_torus(coupling: bool) -> None:
     """With uniform latents the density integrates to one over the torus, and has no seam."""
     with dtype_policy("float64"):
-        layer = CircularCoupling(MLP((8,), activation="tanh"), num_bins=4)
+        if coupling:
+            layer: Any = CircularCoupling(MLP((8,), activation="tanh"), num_bins=4)
+        else:
+            layer = MaskedCircularAutoregressive(MADE((8,), activation="tanh"), num_bins=4)
         layer.build_for((2,))
         randomise(layer, 1)
         uniform = -2 * np.log(2 * np.pi)

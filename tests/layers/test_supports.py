@@ -187,7 +187,7 @@ def test_supports_are_for_continuous_data() -> None:
         families()["maf"]((2,), preprocessing="positive", num_values=4)
 
 
-@pytest.mark.parametrize("argument", [{"mixing": "lu"}, {"base": "normal"}, {"coupling": False}])
+@pytest.mark.parametrize("argument", [{"mixing": "lu"}, {"base": "normal"}])
 def test_angles_take_the_parts_of_a_torus(argument: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="preprocessing='angle' takes"):
         families()["nsf"]((2,), preprocessing="angle", **argument)
@@ -238,13 +238,46 @@ def test_a_flow_on_the_torus() -> None:
         flow.sample(3, temperature=0.5)
 
 
+@pytest.mark.parametrize("size", [1, 2])
+def test_angles_one_after_another(size: int) -> None:
+    """The autoregressive NSF, also of one angle: no seam, mass one, and the density of the data."""
+    rng = np.random.default_rng(0)
+    x = rng.vonmises(3.0, 4.0, 4096)[:, None]
+    if size == 2:
+        x = np.concatenate([x, (rng.vonmises(x + 1.0, 6.0) + np.pi) % (2 * np.pi) - np.pi], 1)
+    keras.utils.set_random_seed(0)
+    arguments = {"num_layers": 2, "num_bins": 8, "hidden_units": 16, "preprocessing": "angle"}
+    flow = families()["nsf"]((size,), coupling=False, **arguments)
+    np.testing.assert_allclose(flow.log_prob(x[:5]), -size * np.log(2 * np.pi), rtol=1e-5)
+    flow.compile(keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(5e-2, 16 * 32)))
+    flow.fit(x.astype("float32"), batch_size=128, epochs=16, verbose=0)
+    truth = stats.vonmises(4, 3).logpdf(x[:, 0])
+    if size == 2:
+        truth = truth + stats.vonmises(6).logpdf(x[:, 1] - x[:, 0] - 1)
+    assert flow.evaluate(x, verbose=0) < -truth.mean() + 0.1
+    total = integral(flow.log_prob, np.full(size, -np.pi), np.full(size, np.pi), 301)
+    assert abs(total - 1) < 1e-3, total
+    check_seam(flow)
+    z = flow.to_latent(x[:200])
+    back = np.asarray(flow.from_latent(tf.identity(z)))
+    assert np.abs(np.exp(1j * back) - np.exp(1j * x[:200])).max() < 1e-4
+    samples = np.asarray(flow.sample(4096, seed=3))
+    assert np.abs(np.mean(np.exp(1j * samples[:, 0])) - np.mean(np.exp(1j * x[:, 0]))) < 0.05
+
+
+def test_one_angle_cannot_be_coupled() -> None:
+    with pytest.raises(ValueError, match="two angles or more to couple, and coupling=False for one"):
+        families()["nsf"]((1,), preprocessing="angle")
+
+
 def check_seam(flow: Flow) -> None:
     """Both ends of the circle are one point, approached from both sides, in value and in slope."""
+    size = flow.event_size
     near = np.linspace(-3, 3, 13)
-    for entry in (0, 1):
+    for entry in range(size):
 
         def density(angle: float, entry: int = entry) -> np.ndarray:
-            x = np.insert(near[:, None], entry, angle, axis=1)
+            x = np.insert(np.repeat(near[:, None], size - 1, axis=1), entry, angle, axis=1)
             return np.asarray(flow.log_prob(x.astype("float32")))
 
         np.testing.assert_allclose(density(np.pi), density(-np.pi), rtol=1e-4, atol=1e-4)

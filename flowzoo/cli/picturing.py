@@ -16,6 +16,7 @@ from flowzoo.cli.options import Json, Name, Seed, WeightsSource, condition_for, 
 from flowzoo.errors import DataError
 
 if TYPE_CHECKING:
+    from flowzoo.config import EntryConfig
     from flowzoo.data.images import Crop
     from flowzoo.models import Flow
 
@@ -28,6 +29,13 @@ Pictures = Annotated[
     typer.Argument(metavar="PICTURE…", help="Image files, cut and resized as the entry's card says."),
 ]
 Label = Annotated[str | None, typer.Option(metavar="K", help="The class label of a conditional model.")]
+Solver = Annotated[
+    str | None,
+    typer.Option(metavar="NAME", help="Of a continuous flow: euler, midpoint, heun, rk4 or dopri5."),
+]
+SolverSteps = Annotated[
+    int | None, typer.Option(min=1, metavar="N", help="Of a continuous flow: steps of a solver but dopri5.")
+]
 
 
 def interpolate(
@@ -37,6 +45,8 @@ def interpolate(
     out: Out,
     steps: Annotated[int, typer.Option(min=2, max=100, help="Pictures, both ends included.")] = 9,
     method: Annotated[str, typer.Option(help="spherical or linear.")] = "spherical",
+    solver: Solver = None,
+    solver_steps: SolverSteps = None,
     label: Label = None,
     source: WeightsSource = None,
     as_json: Json = False,
@@ -45,8 +55,14 @@ def interpolate(
     from flowzoo import latents
 
     talk = Talk(as_json)
-    model = _opened(name, out, source, talk, first, last)
-    start, end = (_one(model, name, path) for path in (first, last))
+    found = _read(name, out, [first], [last])
+    for path, part in zip((first, last), found, strict=True):
+        if len(part) != 1:
+            raise ValueError(
+                f"interpolate goes from one picture to another. Received: {path} with {len(part)}."
+            )
+    model = _opened(name, source, talk, solver, solver_steps)
+    start, end = (_as_data(model, part)[0] for part in found)
     strip = latents.interpolate(model, start, end, steps, condition_for(model, 1, label, None), method)
     _draw(strip, model, out, steps)
     talk.say(f"Wrote {out}: {steps} pictures from {first} to {last}.")
@@ -57,6 +73,8 @@ def reconstruct(
     name: Name,
     pictures: Pictures,
     out: Out,
+    solver: Solver = None,
+    solver_steps: SolverSteps = None,
     label: Label = None,
     source: WeightsSource = None,
     as_json: Json = False,
@@ -65,8 +83,9 @@ def reconstruct(
     from flowzoo import latents
 
     talk = Talk(as_json)
-    model = _opened(name, out, source, talk, *pictures)
-    x = _read(model, name, pictures)
+    [found] = _read(name, out, pictures)
+    model = _opened(name, source, talk, solver, solver_steps)
+    x = _as_data(model, found)
     back, error = latents.reconstruct(model, x, condition_for(model, 1, label, None))
     largest = np.abs(error).reshape(len(x), -1).max(axis=1)
     white = plots.white(model.num_values)
@@ -89,6 +108,8 @@ def attribute(
     strengths: Annotated[
         str, typer.Option(metavar="NUMBERS", help="How far to go, in differences of the means.")
     ] = "-1,-0.5,0,0.5,1",
+    solver: Solver = None,
+    solver_steps: SolverSteps = None,
     label: Label = None,
     source: WeightsSource = None,
     as_json: Json = False,
@@ -98,10 +119,10 @@ def attribute(
 
     talk = Talk(as_json)
     numbers = _numbers("--strengths", strengths)
-    model = _opened(name, out, source, talk, *pictures, without, with_)
-    x = _read(model, name, pictures)
+    found = _read(name, out, pictures, [without], [with_])
+    model = _opened(name, source, talk, solver, solver_steps)
+    x, *ends = (_as_data(model, part) for part in found)
     condition = condition_for(model, 1, label, None)
-    ends = _read(model, name, [without]), _read(model, name, [with_])
     along = latents.direction(model, ends[0], ends[1], condition)
     moved = latents.move(model, x, along, numbers, condition)
     _draw(moved.reshape(-1, *model.event_shape), model, out, len(numbers))
@@ -117,6 +138,8 @@ def temperatures(
     num: Annotated[int, typer.Option("--num", min=1, max=100, metavar="N", help="Samples a row.")] = 8,
     values: Annotated[str, typer.Option(metavar="NUMBERS", help="One row each.")] = "0.5,0.6,0.7,0.8,0.9,1",
     seed: Seed = None,
+    solver: Solver = None,
+    solver_steps: SolverSteps = None,
     label: Annotated[
         str | None, typer.Option(metavar="K[,K…]", help="Class labels of a conditional model, in turn.")
     ] = None,
@@ -130,7 +153,8 @@ def temperatures(
     numbers = _numbers("--values", values)
     if min(numbers) <= 0:
         raise ValueError(f"--values takes temperatures above 0. Received: {values!r}.")
-    model = _opened(name, out, source, talk)
+    _read(name, out)
+    model = _opened(name, source, talk, solver, solver_steps)
     seed = fresh_seed(seed)
     rows = latents.temperatures(model, num, numbers, condition_for(model, num, label, None), seed)
     _draw(rows.reshape(-1, *model.event_shape), model, out, num)
@@ -151,8 +175,9 @@ def levels(
     from flowzoo import latents
 
     talk = Talk(as_json)
-    model = _opened(name, out, source, talk, *pictures)
-    x = _read(model, name, pictures)
+    [found] = _read(name, out, pictures)
+    model = _opened(name, source, talk)
+    x = _as_data(model, found)
     seed = fresh_seed(seed)
     rows = latents.resample_levels(model, x, condition_for(model, 1, label, None), seed)
     _draw(rows.reshape(-1, *model.event_shape), model, out, rows.shape[1])
@@ -160,41 +185,48 @@ def levels(
     talk.result({"name": name, "path": out, "levels": rows.shape[1] - 1, "seed": seed})
 
 
-def _opened(name: str, out: Path, source: str | None, talk: Talk, *pictures: Path) -> Flow:
-    """Check where to write and what to read, and load a flow of images."""
-    check_target(out, (".png",))
-    for path in pictures:
-        if not path.exists():
-            raise DataError(f"There is no picture, folder or archive {path}.")
-    model = load_model(name, source, talk)
-    if len(model.event_shape) != 3 or model.event_shape[-1] not in (1, 3):
-        raise ValueError(f"{model.name} is no flow of images: its events have shape {model.event_shape}.")
-    return model
-
-
-def _read(model: Flow, name: str, paths: list[Path]) -> np.ndarray:
-    """Read pictures as the model's own data are: cut, resized, with as many bits."""
+def _read(name: str, out: Path, *groups: list[Path]) -> list[np.ndarray]:
+    """Check where to write, and read groups of pictures, cut and resized, before a model is loaded."""
     from flowzoo.data.images import read_pictures
 
-    x = read_pictures(paths, model.event_shape, _crop(name))
+    check_target(out, (".png",))
+    config = config_of(name)
+    shape = tuple(config.model.event_shape or ())
+    if len(shape) != 3 or shape[-1] not in (1, 3):
+        raise ValueError(f"{config.name} is no flow of images: its events have shape {shape}.")
+    for path in (path for group in groups for path in group):
+        if not path.exists():
+            raise DataError(f"There is no picture, folder or archive {path}.")
+    return [read_pictures(group, shape, _crop(config)) for group in groups]
+
+
+def _opened(
+    name: str, source: str | None, talk: Talk, solver: str | None = None, steps: int | None = None
+) -> Flow:
+    """Load a flow, with the solver that was asked for."""
+    model = load_model(name, source, talk)
+    if solver is None and steps is None:
+        return model
+    from flowzoo.models.continuous import ContinuousModel
+
+    if not isinstance(model, ContinuousModel):
+        raise ValueError(
+            f"{model.name} solves no equation: --solver and --solver-steps are for flows that do."
+        )
+    return model.with_solver(solver, steps)
+
+
+def _as_data(model: Flow, x: np.ndarray) -> np.ndarray:
+    """Return bytes as the model's own data are, with as many values."""
     if model.num_values is None:
         return (x / 255.0).astype("float32")
     return (x.astype("int32") * model.num_values // 256).astype(model.data_dtype)
 
 
-def _one(model: Flow, name: str, path: Path) -> np.ndarray:
-    """Read one picture."""
-    x = _read(model, name, [path])
-    if len(x) != 1:
-        raise ValueError(f"interpolate goes from one picture to another. Received: {path} with {len(x)}.")
-    return x[0]
-
-
-def _crop(name: str) -> Crop:
+def _crop(config: EntryConfig) -> Crop:
     """Return how the entry's own pictures are cut."""
     from flowzoo.data import source_info
 
-    config = config_of(name)
     if config.data is None:
         return "center"
     return config.data.options.get("crop", source_info(config.data.source).crop)

@@ -374,6 +374,22 @@ def test_one_step_is_saved_and_served_without_a_density(num_classes: int | None,
         np.testing.assert_allclose(served[name](**asked, **given)["x"], want, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("family", ["flow_matching", "ffjord"])
+def test_another_solver_has_the_same_weights(family: str) -> None:
+    flow = make(family, "vector")
+    few = flow.with_solver("midpoint", 3)
+    x = flow.sample(5, seed=1)
+    assert few.arguments["solver"] == "midpoint" and few.arguments["steps"] == 3 and few is not flow
+    np.testing.assert_allclose(few.log_prob(x), flow.log_prob(x), atol=0.5)
+    assert not np.array_equal(few.log_prob(x), flow.log_prob(x))
+    same = flow.with_solver()
+    assert np.array_equal(same.log_prob(x), flow.log_prob(x))
+    same.set_weights([0 * weight for weight in same.get_weights()])
+    assert not np.array_equal(same.log_prob(x), flow.log_prob(x))  # copies
+    with pytest.raises(ValueError, match="solver"):
+        flow.with_solver("rk5")
+
+
 @pytest.mark.parametrize("learn", [make_pairs, reflow, distill])
 def test_a_teacher_is_a_trained_flow_matching(learn: Any) -> None:
     with pytest.raises(ValueError, match=r"takes a trained FlowMatching as the teacher. Received: a MAF"):

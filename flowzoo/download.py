@@ -206,6 +206,8 @@ def _check_address(url: str, schemes: tuple[str, ...]) -> None:
         scheme, host, _ = parts.scheme, parts.hostname, parts.port
     except ValueError as error:
         raise DownloadError(f"{url!r} is not a URL: {error}.") from error
+    if not scheme:
+        raise DownloadError(f"{url!r} is not a URL; accepted: https://..., and file:///... for a folder.")
     hosts = {"https": bool(host), "http": host in _LOOPBACK, "file": host in (None, "localhost")}
     if scheme not in schemes or not hosts[scheme]:
         raise DownloadError(

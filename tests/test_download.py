@@ -332,6 +332,10 @@ class TestArguments:
         assert "secret" not in str(caught.value)
         assert not target.parent.exists()
 
+    def test_a_path_is_told_how_a_url_of_it_looks(self, target):
+        with pytest.raises(DownloadError, match=r"'/tmp' is not a URL; accepted: .*file:///"):
+            download(NAME, "/tmp", "0" * 64, target)
+
     @pytest.mark.parametrize("name", ["../maf_moons", "maf", "", None])
     def test_a_name_that_is_none(self, server, target, name):
         with pytest.raises(ValueError, match="name: received"):

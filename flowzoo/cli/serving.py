@@ -15,6 +15,7 @@ import typer
 from flowzoo import paths, registry
 from flowzoo.cli.codes import Code
 from flowzoo.cli.console import Talk
+from flowzoo.cli.loading import config_of
 from flowzoo.cli.options import Json, WeightsSource
 from flowzoo.errors import NoServerError
 from flowzoo.serving import process, repository, server
@@ -23,7 +24,10 @@ from flowzoo.serving.transport import VersionStatus
 
 def serve(
     what: Annotated[
-        str, typer.Argument(metavar="NAME_OR_DIR", help="An entry, or a folder that `flowzoo export` wrote.")
+        str,
+        typer.Argument(
+            metavar="NAME_OR_DIR", help="An entry, path:DIR, or a folder that `flowzoo export` wrote."
+        ),
     ],
     port: Annotated[int, typer.Option(min=1, max=65535, help="Of gRPC.")] = 8500,
     rest_port: Annotated[int, typer.Option(min=1, max=65535, help="Of REST.")] = 8501,
@@ -86,18 +90,18 @@ def _models(
             raise ValueError("--folder and --source belong to an entry, not to a folder of models.")
         models = server.models_in(what)
     else:
-        registry.get_config(what)
+        name = config_of(what).name
         base = (folder or paths.home() / "served").expanduser().resolve()
-        models = server.Models(base, (what,))
-        versions = repository.exported_models(base).get(what) if base.is_dir() else None
+        models = server.Models(base, (name,))
+        versions = repository.exported_models(base).get(name) if base.is_dir() else None
         if not versions:
             if export:
                 _export(what, base, source, batching)
             return models
         if source is not None:
-            raise ValueError(f"--source: {base / what} is there already; choose another --folder.")
+            raise ValueError(f"--source: {base / name} is there already; choose another --folder.")
         talk.say(
-            f"Serving version {versions[-1]} in {base / what}, exported before; "
+            f"Serving version {versions[-1]} in {base / name}, exported before; "
             f"`flowzoo export {what} {base}` adds one."
         )
     if batching and not server.merging(models):
@@ -109,6 +113,8 @@ def _models(
 
 
 def _is_folder(what: str) -> bool:
+    if what.startswith("path:"):
+        return False
     if os.sep in what:
         return True
     return Path(what).is_dir() and what not in registry.config_paths()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from contextlib import contextmanager
 from pathlib import Path
@@ -48,7 +49,8 @@ def shards(
         examples = sum(file.num_examples for file in files)
         content["splits"][name] = {"num_examples": examples, "num_shards": len(files)}
         talk.say(f"{name}: {examples} examples in {len(files)} file{'s' if len(files) > 1 else ''}")
-    talk.say(f"Wrote {out}. Train on it: flowzoo train NAME --data tfrecords -o path={out} --as NEW_NAME")
+    given = shlex.quote(f"path={out}")
+    talk.say(f"Wrote {out}. Train on it: flowzoo train NAME --data tfrecords -o {given} --as NEW_NAME")
     talk.result(content)
 
 

@@ -74,6 +74,10 @@ class Connections:
             raise error if isinstance(error, ServingTimeoutError) else deadline.passed() from error
         except (OSError, http.client.HTTPException) as error:
             connection.close()
+            if _is_foreign(error):
+                raise self._unavailable(
+                    f"what answers is no HTTP/1.1 server; of gRPC the address is grpc://HOST:PORT ({error!r})"
+                ) from error
             raise self._unavailable(f"the connection broke: {error or type(error).__name__}") from error
         except BaseException:
             connection.close()
@@ -161,6 +165,12 @@ def _context(tls: Tls) -> ssl.SSLContext:
     if tls.cert_file is not None:
         context.load_cert_chain(tls.cert_file, tls.key_file)
     return context
+
+
+def _is_foreign(error: Exception) -> bool:
+    """Say whether an answer began with something else than HTTP: with frames of HTTP/2, at a port of gRPC."""
+    closed = isinstance(error, http.client.RemoteDisconnected)
+    return isinstance(error, http.client.BadStatusLine | http.client.UnknownProtocol) and not closed
 
 
 def _is_readable(sock: socket.socket) -> bool:

@@ -16,6 +16,8 @@ from flowzoo.serving.deadline import Deadline
 from flowzoo.serving.transport import VersionStatus, error_of
 
 _LEAST, _MOST = 0.05, 1.0
+# With less than this left nothing can be asked any more.
+_LAST = 0.02
 # It does not listen yet; it has not looked for models yet; it has not given out labels yet.
 _NOT_YET = (ServerUnavailableError, NotServedError, InvalidRequestError)
 
@@ -48,11 +50,12 @@ def poll_until_ready(
         if versions:
             last = ", ".join(f"version {v.version} is {v.state} {v.message}".strip() for v in versions)
             _refuse_ended(versions, model)
-        if deadline.remaining <= wait:
+        left = deadline.remaining
+        if left <= _LAST:
             raise ServingTimeoutError(
                 f"{model} is not ready after {deadline.seconds:g} s: {last}.", "DEADLINE_EXCEEDED"
             )
-        time.sleep(wait)
+        time.sleep(min(wait, max(left - _LEAST, left / 2)))  # the last look comes just before the deadline
         wait = min(_MOST, 1.5 * wait)
 
 

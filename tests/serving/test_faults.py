@@ -18,6 +18,7 @@ pytest.importorskip("tensorflow_serving", reason="needs tensorflow-serving-api: 
 from flowzoo import errors
 from flowzoo.serving import Client, Retry, retrying
 from flowzoo.serving.deadline import Deadline
+from flowzoo.serving.readiness import poll_until_ready
 from tests.serving.backend import Backend
 from tests.serving.double import start_grpc, start_http
 from tests.serving.served import QUICK, Served
@@ -224,6 +225,27 @@ def test_no_server_is_said_at_once(scheme: str) -> None:
     with Client(f"{scheme}://127.0.0.1:{free_port()}", "m", retry=QUICK, timeout=10) as client:
         assert timed(lambda: client.log_prob(X), ConnectionError, "(?i)refused|connect") < 5
         assert timed(lambda: client.wait_until_ready(0.4), TimeoutError, "not ready after 0.4 s") < 2
+
+
+def test_the_port_of_grpc_is_no_http_server(served: Served) -> None:
+    address = f"http://127.0.0.1:{served.ports['grpc']}"
+    with Client(address, "realnvp_vector", retry=QUICK, timeout=10) as client:
+        with pytest.raises(errors.ServerUnavailableError, match="no HTTP/1.1 server; of gRPC the address is"):
+            client.log_prob(X)
+
+
+def test_a_wait_lasts_to_its_end() -> None:
+    """The look before the last may come long before the deadline: another is made just before it."""
+    asked: list[float] = []
+
+    def status(deadline: Deadline) -> list:
+        asked.append(deadline.remaining)
+        raise errors.ServerUnavailableError("not yet", "UNAVAILABLE")
+
+    deadline = Deadline(1.0)
+    with pytest.raises(errors.ServingTimeoutError, match="not ready after 1 s: not yet"):
+        poll_until_ready(status, deadline, "m")
+    assert len(asked) > 4 and asked[-1] < 0.1 and 0 < deadline.remaining < 0.1
 
 
 def test_a_server_that_comes_late_is_found(served: Served, scheme: str) -> None:

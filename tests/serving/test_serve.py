@@ -151,6 +151,9 @@ def test_the_command_of_an_entry(bin_folder: Path, tmp_path: Path, run: Run) -> 
     versions(tmp_path / "mine" / "realnvp_mnist", 1, 2)
     _, out, _ = run("serve", "realnvp_mnist", "--folder", tmp_path / "mine", "--dry-run")
     assert "Serving version 2" in out and f"--model_base_path={tmp_path}/mine/realnvp_mnist" in out
+    trained = Path(__file__).parents[2] / "saved_models" / "maf_moons"  # a folder as training leaves it
+    _, out, _ = run("serve", f"path:{trained}", "--folder", tmp_path / "own", "--dry-run")
+    assert f"--model_name=maf_moons --model_base_path={tmp_path}/own/maf_moons" in out
 
 
 # -- no server --------------------------------------------------------------------------------------------

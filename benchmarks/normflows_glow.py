@@ -24,8 +24,9 @@ half, as in Glow's code (`--split-prior none`: a standard normal instead). normf
 hands its bases no context. They are `DiagGaussian`s with a mean and a scale for each pixel and channel,
 learned but the same for all images; so is its innermost base, where flowzoo has a standard normal. A scale of
 flowzoo's couplings is e^-2 + (1 - e^-2) sigmoid, normflows' the sigmoid alone. Hidden layers start from a
-normal distribution, of a variance of 1/n (flowzoo's Glow) or 2/n (its RealNVP), or PyTorch's uniform one. flowzoo runs the steps of a level as one loop in a
-graph, normflows layer by layer (`--compile`: torch.compile, whose first step takes long).
+normal distribution, of a variance of 1/n (flowzoo's Glow) or 2/n (its RealNVP), or PyTorch's uniform
+one. flowzoo runs the steps of a level as one loop in a graph, normflows layer by layer (`--compile`:
+torch.compile, whose first step takes long).
 
 RealNVP: normflows has the pieces, not the model. `benchmarks/realnvp_normflows.py` puts them together in
 flowzoo's order, with flowzoo's networks and their first weights. Priors and scales differ as above. A squeeze

@@ -6,6 +6,9 @@ An entry's weights start a flow of the same architecture for 32 values; it goes 
 on 5-bit training faces for a few epochs, and is scored in float32 on the 500 validation faces, as the card's
 8-bit figure is. 5 bits are the highest of 8 (x // 8), as Kingma & Dhariwal (2018) make them. Writes
 five_bits.json beside this file after each entry, and five_bits.md.
+
+An entry that learns from a teacher's samples (a rectified flow) does so here too: its teacher goes on with
+5-bit faces first, as above, and the entry learns from pairs of that for as many epochs.
 """
 
 from __future__ import annotations
@@ -34,14 +37,12 @@ def recipe(entry: str, epochs: int, rate: float, options: dict[str, Any], argume
     return parse_config(content, entry)
 
 
-def measure_entry(config: Any, limit: int | None, gpu: bool) -> dict[str, Any]:
-    """Train the flow of the config from its entry's weights, and score it."""
+def train(config: Any, teacher: Any, limit: int | None, gpu: bool) -> tuple[Any, Any]:
+    """Train the flow of the config, from its entry's weights or a teacher's; return it, and its training."""
     import tensorflow as tf
 
     import flowzoo
-    from flowzoo import measure, zoo
-    from flowzoo.data import open_source
-    from flowzoo.publish import metric_of
+    from flowzoo import zoo
     from flowzoo.training.recipe import train_recipe
 
     tf.config.experimental.enable_tensor_float_32_execution(False)
@@ -53,14 +54,31 @@ def measure_entry(config: Any, limit: int | None, gpu: bool) -> dict[str, Any]:
         flow.set_weights(weights)
         return flow
 
-    train, validation = (
-        open_source(config.data.source, split, **config.data.options) for split in ("train", "validation")
-    )
     tf.config.experimental.enable_tensor_float_32_execution(gpu)
-    trained = train_recipe(make, config.training, train, validation, limit=limit, verbose=2)
+    options = {"teacher": teacher, "limit": limit, "verbose": 2}
+    trained = train_recipe(
+        make, config.training, split(config, "train"), split(config, "validation"), **options
+    )
     tf.config.experimental.enable_tensor_float_32_execution(False)
     flow = zoo.build_config(config.model, config.name, shape)
     flow.set_weights(trained.model.get_weights())
+    return flow, trained
+
+
+def split(config: Any, name: str) -> Any:
+    """Return a split of the entry's faces."""
+    from flowzoo.data import open_source
+
+    return open_source(config.data.source, name, **config.data.options)
+
+
+def measure_entry(config: Any, teacher: Any, limit: int | None, gpu: bool) -> dict[str, Any]:
+    """Train the flow of the config, and score it."""
+    from flowzoo import measure
+    from flowzoo.publish import metric_of
+
+    flow, trained = train(config, teacher, limit, gpu)
+    validation = split(config, "validation")
     metric = metric_of(flow, validation, config, measure.score(flow, validation, config, limit))
     return {
         "bits_per_dim": metric["value"],
@@ -121,7 +139,11 @@ def main(
     options = {} if data_dir is None else {"data_dir": str(data_dir)}
     for entry in entries:
         config = recipe(entry, epochs, rate, options, json.loads(model_args))
-        found[entry] = measure_entry(config, limit, bool(gpus))
+        teacher = None
+        if config.training.reflow is not None:
+            of_teacher = recipe(config.training.reflow.teacher, epochs, rate, options, json.loads(model_args))
+            teacher, _ = train(of_teacher, None, limit, bool(gpus))
+        found[entry] = measure_entry(config, teacher, limit, bool(gpus))
         write(found, out)
         Console().print(entry, {key: value for key, value in found[entry].items() if key != "val_loss"})
 

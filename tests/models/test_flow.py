@@ -473,7 +473,13 @@ def test_data_outside_of_a_uniform_base_are_told_of() -> None:
         flow.fit(np.random.default_rng(0).normal(size=(4096, 2)).astype("float32"), verbose=0)
 
 
-@pytest.mark.parametrize("shape", [(2, 2, 1), (1, 1, 2), (4, 4, 1), (1, 3, 1)])
+@pytest.mark.parametrize(
+    "shape",
+    [
+        (2, 2, 1),
+        *(pytest.param(shape, marks=pytest.mark.slow) for shape in ((1, 1, 2), (4, 4, 1), (1, 3, 1))),
+    ],
+)
 def test_glow_of_images_that_end_in_single_numbers(shape: tuple[int, ...]) -> None:
     flow = families()["glow"](shape, num_levels=4, num_steps=1, filters=4, num_values=None)
     randomise_gently(flow, 0, 0.1)

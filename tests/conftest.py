@@ -37,33 +37,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=_place)
 
 
-# TensorFlow rewrites each graph before it runs it first, which is a quarter of what tracing costs. These folders
-# and files test the mathematics of many small graphs without it. All others run as users' programs do: they load,
-# train, export and serve, compare with published figures or with other processes.
-UNOPTIMISED = (
-    "layers/",
-    "models/",
-    "test_distributions.py",
-    "test_ode.py",
-    "test_quadrature.py",
-    "test_requests.py",
-)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _graphs_as_they_are(request: pytest.FixtureRequest) -> Iterator[None]:
-    place = request.node.nodeid.partition("tests/")[2]
-    if not place.startswith(UNOPTIMISED):
-        yield
-        return
-    import tensorflow as tf
-
-    before = tf.config.optimizer.get_experimental_options().get("disable_meta_optimizer", False)
-    tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
-    yield
-    tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": before})
-
-
 @pytest.fixture(scope="module", autouse=True)
 def _leave_nothing_behind() -> Iterator[None]:
     """Let go of the flows and graphs of a file: over all files they grew to nine gigabytes a process."""

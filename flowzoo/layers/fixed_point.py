@@ -33,26 +33,26 @@ def solve_triangular(
         L give w = v + J^T w + (dL/dx)^T c, solved by at most D backward passes. A gradient of these
         gradients raises LookupError.
     """
-    last = _iterate(lambda x: apply(x)[0], tf.zeros_like(start), size - 1, tolerance)
-    # The tape spares the backward pass an application of its own: half a minute where ten layers are traced.
-    with tf.GradientTape(persistent=True, watch_accessed_variables=False) as tape:
-        tape.watch(last)
-        outputs = apply(last)
+    x, log_det = apply(_iterate(lambda x: apply(x)[0], tf.zeros_like(start), size - 1, tolerance))
 
     @tf.custom_gradient
     def solved(x: tf.Tensor, log_det: tf.Tensor) -> tuple:
         def pull_back(v: tf.Tensor, c: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+            with tf.GradientTape(persistent=True, watch_accessed_variables=False) as tape:
+                tape.watch(x)
+                outputs = apply(x)
+
             def step(w: tf.Tensor) -> tf.Tensor:
                 return v + tape.gradient(
-                    outputs, last, [w, c], unconnected_gradients=tf.UnconnectedGradients.ZERO
+                    outputs, x, [w, c], unconnected_gradients=tf.UnconnectedGradients.ZERO
                 )
 
-            w = _iterate(step, v, size, tolerance)
+            w = step(_iterate(step, v, size - 1, tolerance))
             return tuple(tf.raw_ops.PreventGradient(input=part, message=FIRST_ORDER) for part in (w, c))
 
         return (tf.identity(x), tf.identity(log_det)), pull_back
 
-    return solved(*outputs)
+    return solved(x, log_det)
 
 
 def _iterate(

@@ -30,7 +30,8 @@ SCALED = "nice@short,scaled"
 COMPILED_OPTIMIZER = "nice@short,adamw,jit"
 # Those whose noise, act-norm and coupling are other ones: a variant stands for its family, and networks with
 # masks replicate as others do.
-LEFT = {*ALIKE, "flow_matching", "maf", "tarflow"}
+# "nice" comes under XLA and with another optimizer.
+LEFT = {*ALIKE, "flow_matching", "maf", "nice", "tarflow"}
 SHORTLY = [*(family for family in FAMILIES if family not in LEFT), "flow_matching:exact"]
 
 

@@ -22,7 +22,7 @@ from tests import drill
 FAMILIES = sorted(families())
 pytestmark = pytest.mark.timeout(900)  # two processes import TensorFlow and wait for each other
 # What the default run trains, on vectors: tracing it takes seconds. All families train on images.
-SHORT = ["realnvp"]
+SHORT = ["nice"]
 
 _WORKER = textwrap.dedent(
     """

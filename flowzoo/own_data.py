@@ -60,12 +60,26 @@ def command_for(entry: str, config: EntryConfig) -> str:
     return f"flowzoo.train({entry!r}, data={data!r}, rename={config.name!r})"
 
 
-def with_values_of(config: EntryConfig, source: Source) -> EntryConfig:
-    """Return a config whose flow expects as many values of a pixel as the source has: 32 of five bits."""
-    if source.num_values is None:
-        return config
+def suited(config: EntryConfig, source: Source) -> EntryConfig:
+    """Return a config whose flow expects what the source has.
+
+    That is as many values of a pixel, 32 of five bits, and with the option `labels` of a source its classes
+    as the condition, whatever the entry's flow is conditioned on.
+
+    Raises:
+        ValueError: the flow takes class labels, and the data have none.
+    """
     content = config.model_dump(mode="json")
-    content["model"]["args"]["num_values"] = source.num_values
+    if source.num_values is not None:
+        content["model"]["args"]["num_values"] = source.num_values
+    if config.data is not None and config.data.options.get("labels") and source.num_classes is not None:
+        content["data"]["conditional"] = True
+        content["model"] |= {"num_classes": source.num_classes, "condition_shape": None}
+    elif config.model.num_classes is not None and not (config.data and config.data.conditional):
+        raise ValueError(
+            f"The architecture of {config.name} takes class labels, and the data give none: of pictures "
+            f"labels=true (-o labels=true) makes the folder that each lies in its class."
+        )
     return parse_config(content, f"the configuration of {config.name}")
 
 

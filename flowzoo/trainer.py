@@ -107,7 +107,7 @@ def train(
     chosen = make_strategy(strategy)  # before anything computes: several workers have to meet first
     sources = _sources(config, data_dir)
     if rename is not None:
-        config = own_data.with_values_of(config, sources["train"])
+        config = own_data.suited(config, sources["train"])
         recipe = own_data.fitted(recipe, recipe.epochs * steps_of(recipe, sources["train"], limit)[0])
     saving = Saving(
         StateFolder(Path(out) / f"{config.name}.training" / "states"),

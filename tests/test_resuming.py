@@ -328,6 +328,27 @@ def test_pictures_of_the_users_own(family: str, size: int, tmp_path: Path, capsy
     assert "delete" not in capsys.readouterr().err  # the only copy
 
 
+def test_folders_of_pictures_are_classes(tmp_path: Path, capsys: Any) -> None:
+    """labels=true makes any architecture one of so many classes; one of classes is told how to get them."""
+    (tmp_path / "animals").mkdir()
+    for name in ("cats", "dogs", "eels"):
+        write_pictures(tmp_path / "animals" / name)
+    shared = ["--pictures", str(tmp_path / "animals"), "--size", "8", "--out", str(tmp_path / "runs"), "-q"]
+    content = registry.get_config("test_realnvp").model_dump(mode="json")
+    content["model"]["args"] = SMALL_NETWORKS["realnvp"]
+    for name, classes in (("test_any_realnvp", None), ("test_ten_realnvp", 10)):
+        content |= {"name": name, "weights": {}}
+        content["model"]["num_classes"] = classes
+        registry.register_config(parse_config(content), overwrite=True)
+    command = ["train", "test_any_realnvp", *shared, "--as", "animals", "-o", "labels=true", "--epochs", "1"]
+    assert main(command) == 0, capsys.readouterr().err
+    flow = flowzoo.load(f"path:{tmp_path / 'runs' / 'animals'}")
+    assert flow.num_classes == 3 and flow.sample(3, [0, 1, 2]).shape == (3, 8, 8, 3)
+    capsys.readouterr()
+    assert main(["train", "test_ten_realnvp", *shared, "--as", "none"]) == 2
+    assert "takes class labels, and the data give none: of pictures labels=true" in capsys.readouterr().err
+
+
 def test_a_broken_picture_is_named(pictures: Path, tmp_path: Path, capsys: Any) -> None:
     (pictures / "000.png").write_bytes((pictures / "000.png").read_bytes()[:60])
     command = ["train", "test_realnvp", "--pictures", str(pictures), "--size", "8", "--epochs", "1", "-q"]

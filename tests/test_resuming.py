@@ -340,12 +340,22 @@ def test_folders_of_pictures_are_classes(tmp_path: Path, capsys: Any) -> None:
         content |= {"name": name, "weights": {}}
         content["model"]["num_classes"] = classes
         registry.register_config(parse_config(content), overwrite=True)
-    command = ["train", "test_any_realnvp", *shared, "--as", "animals", "-o", "labels=true", "--epochs", "1"]
+    command = [
+        "train",
+        "test_any_realnvp",
+        *shared,
+        "--as",
+        "realnvp_animals",
+        "-o",
+        "labels=true",
+        "--epochs",
+        "1",
+    ]
     assert main(command) == 0, capsys.readouterr().err
-    flow = flowzoo.load(f"path:{tmp_path / 'runs' / 'animals'}")
+    flow = flowzoo.load(f"path:{tmp_path / 'runs' / 'realnvp_animals'}")
     assert flow.num_classes == 3 and flow.sample(3, [0, 1, 2]).shape == (3, 8, 8, 3)
-    capsys.readouterr()
-    assert main(["train", "test_ten_realnvp", *shared, "--as", "none"]) == 2
+    assert f"flowzoo sample path:{tmp_path}/runs/realnvp_animals --label 0 --out" in capsys.readouterr().out
+    assert main(["train", "test_ten_realnvp", *shared, "--as", "realnvp_none"]) == 2
     assert "takes class labels, and the data give none: of pictures labels=true" in capsys.readouterr().err
 
 

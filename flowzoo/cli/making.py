@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from flowzoo import registry
+from flowzoo import registry, weights
 from flowzoo.cli.console import Talk
 from flowzoo.cli.options import DataDir, Json, Limit, Name, SourceOption, source_options
 from flowzoo.cli.quiet import import_tensorflow
@@ -88,6 +88,7 @@ def train(
     bits = f", {result.bits_per_dim:.4f} bits/dim" if result.bits_per_dim is not None else ""
     talk.say(f"Wrote {result.path}: loss {result.loss:.4f} nats{bits}, {result.seconds:.0f} s.")
     use = f"path:{result.path}" if own else f"{name} --source path:{result.path}"
+    use += " --label 0" if weights.config_in(result.path).model.num_classes else ""
     talk.say(f"Use it: flowzoo sample {use} --out samples.png")
     talk.result(_line(result))
 

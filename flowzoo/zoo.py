@@ -25,14 +25,14 @@ _log = logging.getLogger(__name__)
 GOLDEN_TOLERANCE = 1e-4
 
 
-def build(name: str, event_shape: Any = None, **overrides: Any) -> Flow:
+def build(name: str, /, event_shape: Any = None, **overrides: Any) -> Flow:
     """Build an untrained flow: the architecture of an entry, or a family with its defaults.
 
     Args:
         name: an entry (`"maf_tabular"`) or a family (`"maf"`).
         event_shape: shape of one example; may be left out where the entry fixes it.
         **overrides: arguments of the family's constructor that replace the entry's (condition_shape,
-            num_classes, name and dtype included).
+            num_classes, dtype and name, of the model, included).
 
     Returns:
         A Keras model with fresh weights, ready for `compile` and `fit`.

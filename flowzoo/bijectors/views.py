@@ -60,7 +60,9 @@ class FlowBijector(tfb.Bijector):
     own layers and models return them from one.
     """
 
-    def __init__(self, layer: Any, condition: Any = None, name: str = "flow_bijector") -> None:
+    def __init__(
+        self, layer: Any, condition: Any = None, name: str = "flow_bijector", scaler: Any = None
+    ) -> None:
         """Wrap a built layer.
 
         Args:
@@ -68,9 +70,10 @@ class FlowBijector(tfb.Bijector):
                 and `flow_inverse`; its weights stay its own.
             condition: a tensor of shape [..., *condition_shape], broadcast against the batch.
             name: of the bijector.
+            scaler: a built layer whose inverse makes of a condition what `layer` takes, at each call.
         """
         parameters = dict(locals())
-        self._layer = layer
+        self._layer, self._scaler = layer, scaler
         self._condition = None if condition is None else tf.convert_to_tensor(condition)
         super().__init__(
             forward_min_event_ndims=len(layer.latent_shape),
@@ -87,7 +90,10 @@ class FlowBijector(tfb.Bijector):
     def _run(self, method: Any, value: tf.Tensor, shape: tuple[int, ...]) -> tuple[tf.Tensor, tf.Tensor]:
         flat, batch = _flatten_batch(value, len(shape))
         ndims = len(self._layer.condition_shape or ())
-        result, log_det = method(flat, _spread(self._condition, ndims, batch))
+        condition = _spread(self._condition, ndims, batch)
+        if self._scaler is not None:
+            condition = self._scaler.flow_inverse(condition)[0]
+        result, log_det = method(flat, condition)
         result = tf.reshape(result, tf.concat([batch, tf.shape(result)[1:]], 0))
         return result, tf.reshape(log_det, batch)
 

@@ -19,7 +19,7 @@ from flowzoo.layers.chain import Chain
 from flowzoo.layers.domain import Domain
 from flowzoo.layers.preprocessing import Dequantize
 from flowzoo.models import checks, requests
-from flowzoo.models.condition_scaling import make_condition_scaler, scaled_rows
+from flowzoo.models.condition_scaling import make_condition_scaler
 from flowzoo.models.dtypes import as_dtype, check_dtypes
 from flowzoo.models.graphs import Graphs
 from flowzoo.models.saved_model import write_saved_model
@@ -346,17 +346,16 @@ class Flow(Trainable, keras.Model):
         Args:
             condition: [*batch_shape, *condition_shape]; its leading dimensions become the batch shape.
         """
-        if condition is None:
-            checks.condition(self, None)  # raises if the flow needs one
+        checks.leading(self, condition)  # raises
         return FlowDistribution(self, condition, name=self.name)
 
     def bijector(self, condition: Any = None) -> FlowBijector:
-        """Return the flow's map as a `tfp.bijectors.Bijector` (forward: latent to data)."""
-        if condition is not None and self.num_classes:
-            condition = checks.condition(self, condition)
-        elif condition is not None and self.condition_scaler is not None:
-            condition = scaled_rows(self.condition_scaler, condition)
-        return FlowBijector(self.chain, condition)
+        """Return the flow's map as a `tfp.bijectors.Bijector` (forward: latent to data).
+
+        Args:
+            condition: as `distribution`.
+        """
+        return FlowBijector(self.chain, checks.leading(self, condition), scaler=self.condition_scaler)
 
     # -- Keras --------------------------------------------------------------------------------------
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
+import keras
 import numpy as np
 import tensorflow as tf
 
@@ -66,6 +67,8 @@ def numeric(value: Any, name: str) -> tf.Tensor:
     """Return a tensor of numbers, else raise TypeError."""
     if value is None:
         raise TypeError(f"{name} takes an array or a tensor. Received: None")
+    if isinstance(value, keras.Variable):
+        value = tf.convert_to_tensor(value)
     if not tf.is_tensor(value):
         array = np.asarray(value)
         if array.dtype.kind not in "fiub":
@@ -166,6 +169,30 @@ def condition(flow: Shaped, value: Any, batch: Any = None) -> tf.Tensor | None:
     return _spread(value, batch)
 
 
+def leading(flow: Shaped, value: Any) -> tf.Tensor | None:
+    """Return the condition of a view, [..., *condition_shape], class labels as one-hot vectors.
+
+    Unlike those of `condition` vectors and images are as they were given, not standardised.
+
+    Raises:
+        TypeError, ValueError: as `condition`.
+    """
+    if value is None or flow.condition_shape is None:
+        return condition(flow, value)
+    value, rank = numeric(value, "condition"), len(flow.condition_shape)
+    split = (value.shape.rank or 0) - rank
+    if split < 0 or not value.shape[split:].is_compatible_with(flow.condition_shape):
+        raise ValueError(
+            f"condition takes the shape [..., {', '.join(map(str, flow.condition_shape))}]. "
+            f"Received: {tuple(value.shape)}"
+        )
+    batch, event = tf.shape(value)[:split], tf.constant(flow.condition_shape, tf.int32)
+    rows = condition(flow, tf.reshape(value, tf.concat([[-1], event], 0)))
+    if not flow.num_classes:
+        return tf.cast(value, flow.compute_dtype)
+    return tf.reshape(rows, tf.concat([batch, [flow.num_classes]], 0))
+
+
 def _labels(flow: Shaped, value: tf.Tensor) -> tf.Tensor:
     if is_eager(value):
         array = np.asarray(value)
@@ -174,7 +201,11 @@ def _labels(flow: Shaped, value: tf.Tensor) -> tf.Tensor:
         ):
             raise ValueError(f"{NO_CLASS} from 0 to {flow.num_classes - 1}. Received: {array.ravel()[:8]}")
     else:
-        inside = tf.reduce_all((value >= 0) & (value < tf.cast(flow.num_classes, value.dtype)))
+        # Not in the dtype of the labels: the number of classes may be more than uint8 holds.
+        wide = tf.cast(value, tf.float64 if value.dtype.is_floating else tf.int64)
+        inside = tf.reduce_all((wide >= 0) & (wide < tf.cast(flow.num_classes, wide.dtype)))
+        if value.dtype.is_floating:
+            inside &= tf.reduce_all(tf.equal(wide, tf.floor(wide)))
         value = only_if(inside, value, f"{NO_CLASS} from 0 to {flow.num_classes - 1}. Received:", value)
     return tf.one_hot(tf.cast(value, tf.int32), flow.num_classes, dtype=flow.compute_dtype)
 

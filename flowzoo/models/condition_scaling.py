@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import tensorflow as tf
 
 from flowzoo.layers.actnorm import Standardize
@@ -33,10 +31,3 @@ def make_condition_scaler(condition_shape: Shape | None, dtype: str) -> Standard
 def scaled(scaler: Standardize | None, condition: tf.Tensor) -> tf.Tensor:
     """Return conditions, [batch, *condition_shape], as the layers take them."""
     return condition if scaler is None else scaler.flow_inverse(condition)[0]
-
-
-def scaled_rows(scaler: Standardize, condition: Any) -> tf.Tensor:
-    """Return conditions of any leading dimensions, [..., *condition_shape], as the layers take them."""
-    condition = tf.cast(condition, scaler.compute_dtype)
-    rows = tf.reshape(condition, [-1, *scaler.event_shape])
-    return tf.reshape(scaled(scaler, rows), tf.shape(condition))

@@ -124,8 +124,11 @@ class ContinuousModel(Flow):
         changes = {
             key: value for key, value in {"solver": solver, "steps": steps}.items() if value is not None
         }
+        if solver == ADAPTIVE and self.arguments["gradient"] == "backprop":
+            changes["gradient"] = "auto"  # an adaptive solver has no other
         made = type(self).from_config({**self.get_config(), **changes})
         made.set_weights(self.get_weights())
+        made.seed, made.trainable = self.seed, self.trainable
         return made
 
     def nfe(self, x: Any, condition: Any = None) -> tf.Tensor:

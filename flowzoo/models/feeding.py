@@ -36,6 +36,50 @@ def unpack(flow: Any, data: Any) -> tuple[tf.Tensor, tf.Tensor | None, tf.Tensor
     return x, checks.condition(flow, condition, tf.shape(x)[0]), weight
 
 
+class CheckedBatches(keras.utils.PyDataset):
+    """A user's batches, each checked as an array is when it is asked for."""
+
+    def __init__(self, flow: Any, batches: keras.utils.PyDataset) -> None:
+        """Wrap `batches`, which its threads make as before (processes of its own are left alone)."""
+        queue = getattr(batches, "max_queue_size", 10)
+        super().__init__(getattr(batches, "workers", 1), max_queue_size=queue)
+        self.batches, self._flow = batches, flow
+
+    @property
+    def num_batches(self) -> int | None:
+        """As the user's."""
+        return self.batches.num_batches
+
+    def __len__(self) -> int:
+        """As the user's."""
+        return len(self.batches)
+
+    def __getitem__(self, index: int) -> Any:
+        """Return a batch.
+
+        Raises:
+            ValueError: it is not what the flow takes.
+        """
+        batch = self.batches[index]
+        x, condition, _ = keras.utils.unpack_x_y_sample_weight(batch)
+        if isinstance(x, tuple | list) and condition is None:
+            x, condition = x
+        x = np.asarray(x)
+        checks.shaped(x, self._flow.event_shape, "a batch", "event_shape")
+        checks.values(self._flow, x, "a batch")
+        if condition is not None and self._flow.condition_shape is not None:
+            checks.finite(np.asarray(condition), "the condition of a batch")
+        return batch
+
+    def on_epoch_begin(self) -> None:
+        """As the user's."""
+        self.batches.on_epoch_begin()
+
+    def on_epoch_end(self) -> None:
+        """As the user's."""
+        self.batches.on_epoch_end()
+
+
 def check_loss(epoch: int, loss: float, base: Any = None) -> None:
     """Raise FloatingPointError where the loss of an epoch, counted from 1, is not finite."""
     if loss == np.inf and isinstance(base, Uniform):
@@ -65,6 +109,8 @@ def training_data(flow: Any, x: Any, y: Any, name: str) -> tuple[Any, Any]:
     """
     if isinstance(x, tf.data.Dataset):
         return _checked_dataset(flow, x, name), y
+    if isinstance(x, keras.utils.PyDataset) and not getattr(x, "use_multiprocessing", False):
+        return x if isinstance(x, CheckedBatches) else CheckedBatches(flow, x), y
     if is_batched(x):
         return x, y
     if isinstance(x, tuple | list) and y is None and len(x) in (2, 3) and _is_array(x[0]):
@@ -108,20 +154,25 @@ def _checked_dataset(flow: Any, dataset: tf.data.Dataset, name: str) -> tf.data.
     def check(*elements: Any) -> Any:
         first = elements[0]
         value = first[0] if isinstance(first, tuple) else first
-        with tf.control_dependencies(_assertions(flow, value)):
+        given = first[1] if isinstance(first, tuple) else elements[1] if len(elements) > 1 else None
+        numbers = given is not None and flow.condition_shape is not None and given.dtype.is_floating
+        with tf.control_dependencies([*_assertions(flow, value), *(_finite(given) if numbers else [])]):
             return tf.nest.map_structure(tf.identity, elements if len(elements) > 1 else first)
 
     checked = dataset
-    if not (flow.data_range and x.dtype == tf.uint8 and flow.num_values == 256):
+    numbers = flow.condition_shape is not None and condition.dtype.is_floating
+    if numbers or not (flow.data_range and x.dtype == tf.uint8 and flow.num_values == 256):
         checked = dataset.map(check, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True).prefetch(2)
     checked._flowzoo_checked = True
     return checked
 
 
+def _finite(value: tf.Tensor) -> list[Any]:
+    return [tf.debugging.Assert(tf.reduce_all(tf.math.is_finite(value)), [checks.NOT_FINITE])]
+
+
 def _assertions(flow: Any, value: tf.Tensor) -> list[Any]:
-    found = []
-    if value.dtype.is_floating:
-        found.append(tf.debugging.Assert(tf.reduce_all(tf.math.is_finite(value)), [checks.NOT_FINITE]))
+    found = _finite(value) if value.dtype.is_floating else []
     if flow.domain is not None:
         allowed = tf.reduce_all(flow.domain.contains(tf.cast(value, flow.compute_dtype)))
         found.append(tf.debugging.Assert(allowed, [checks.OUT_OF_RANGE]))
@@ -193,7 +244,8 @@ def clear_errors() -> Iterator[None]:
                 "The dataset holds NaN or infinity: clean it, or mask those examples."
             ) from error
         if checks.NO_CLASS in text:
-            raise ValueError(text[text.index(checks.NO_CLASS) :].splitlines()[0]) from error
+            line = text[text.index(checks.NO_CLASS) :].splitlines()[0]
+            raise ValueError(line.replace("Received:]", "Received:")) from error
         if checks.OUT_OF_RANGE in text:
             raise ValueError(
                 "The dataset holds values outside what the flow takes: its data_range or domain, and whole "

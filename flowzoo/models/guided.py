@@ -138,8 +138,7 @@ class GuidedModel(ContinuousModel):
         """Return the flow, without guidance, as a `tfp.distributions.Distribution`. See `Flow`."""
         if not self.guidance:
             return super().distribution(condition)
-        if condition is None:
-            checks.condition(self, None)  # raises
+        checks.leading(self, condition)  # raises
         return FlowDistribution(Unguided(self), condition, name=self.name)
 
 

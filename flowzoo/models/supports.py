@@ -72,7 +72,7 @@ def _angle(circular: bool) -> Angle:
     if not circular:
         raise ValueError(
             "preprocessing='angle' takes a flow of circular layers, whose density has no seam at ±pi: build "
-            "'nsf' with coupling=True. Elsewhere {'kind': 'box', 'low': -pi, 'high': pi} takes angles as "
+            "'nsf'. Elsewhere {'kind': 'box', 'low': -pi, 'high': pi} takes angles as "
             "numbers between two bounds."
         )
     return Angle()

@@ -154,9 +154,9 @@ def report_pipeline(
     """Measure what a source's training pipeline costs, and how long a model's training waits for it.
 
     Each stage runs alone for so many batches or seconds, whichever ends first, and to the end of a window
-    where examples are read by windows; then the model trains for as many steps, after two that compile. A
-    step's waiting is what was measured, or what the pipeline alone takes longer than a step computes. The
-    model is changed.
+    where examples are read by windows; then the model trains for as many steps on a batch in memory and on
+    the pipeline, after two that compile. A step's waiting is what was measured, or what the pipeline alone
+    takes longer than a step computes. The model is changed.
 
     Args:
         source: the training split.
@@ -224,16 +224,21 @@ def _seconds_per_example(
 
 
 def _train(model: Any, dataset: tf.data.Dataset, batches: int, seconds: float) -> tuple[float, float]:
-    """Return the seconds that a step computes and waits, once it is compiled and the pipeline runs."""
-    wait, stop = WaitForData(), _StopAfter(seconds)
+    """Return the seconds that a step computes and waits, once it is compiled and the pipeline runs.
+
+    What it computes is measured on a batch in memory: beside a pipeline that keeps TensorFlow's threads busy
+    a step may wait for these, which is waiting for data and looks like computing.
+    """
     model.fit(dataset.take(2), epochs=1, verbose=0)
+    first = next(iter(dataset.take(1)))
+    alone, beside, wait = _StopAfter(seconds / 2), _StopAfter(seconds), WaitForData()
+    steps = max(2, batches)
+    held = tf.data.Dataset.from_tensors(first).repeat()
+    model.fit(held, epochs=1, steps_per_epoch=steps, callbacks=[alone], verbose=0)
     watched = wait.watch(model, dataset)
-    model.fit(watched, epochs=1, steps_per_epoch=max(2, batches), callbacks=[wait, stop], verbose=0)
-    # The first step starts the pipeline.
-    steps = len(stop.times) - 1
-    waited = sum(wait.waits[1 : steps + 1]) / max(1, steps)
-    whole = (stop.times[-1] - stop.times[0]) / max(1, steps)
-    return max(0.0, whole - waited), waited
+    model.fit(watched, epochs=1, steps_per_epoch=steps, callbacks=[wait, beside], verbose=0)
+    later = wait.waits[1 : len(beside.times)]  # the first step starts the pipeline
+    return alone.mean, sum(later) / max(1, len(later))
 
 
 class _StopAfter(keras.callbacks.Callback):
@@ -243,6 +248,11 @@ class _StopAfter(keras.callbacks.Callback):
         super().__init__()
         self._seconds, self.start = seconds, 0.0
         self.times: list[float] = []
+
+    @property
+    def mean(self) -> float:
+        """The seconds of a step after the first."""
+        return (self.times[-1] - self.times[0]) / max(1, len(self.times) - 1)
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Start."""

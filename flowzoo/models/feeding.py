@@ -25,11 +25,17 @@ def is_batched(x: Any) -> bool:
     return isinstance(x, tf.data.Dataset | keras.utils.PyDataset | tf.distribute.DistributedDataset)
 
 
-def unpack(flow: Any, data: Any) -> tuple[tf.Tensor, tf.Tensor | None, tf.Tensor | None]:
-    """Return x, the condition as the layers take it, and the sample weights of one batch."""
-    x, condition, weight = keras.utils.unpack_x_y_sample_weight(data)
+def _parts(batch: Any) -> tuple[Any, Any, Any]:
+    """Return x, condition and sample weights of a batch, where (x, condition) may be one pair."""
+    x, condition, weight = keras.utils.unpack_x_y_sample_weight(batch)
     if isinstance(x, tuple | list) and condition is None:
         x, condition = x
+    return x, condition, weight
+
+
+def unpack(flow: Any, data: Any) -> tuple[tf.Tensor, tf.Tensor | None, tf.Tensor | None]:
+    """Return x, the condition as the layers take it, and the sample weights of one batch."""
+    x, condition, weight = _parts(data)
     if condition is not None and flow.condition_shape is None and condition.shape[-1] == 0:
         condition = None  # see `no_condition`
     x = checks.data(flow, x)
@@ -61,9 +67,7 @@ class CheckedBatches(keras.utils.PyDataset):
             ValueError: it is not what the flow takes.
         """
         batch = self.batches[index]
-        x, condition, _ = keras.utils.unpack_x_y_sample_weight(batch)
-        if isinstance(x, tuple | list) and condition is None:
-            x, condition = x
+        x, condition, _ = _parts(batch)
         x = np.asarray(x)
         checks.shaped(x, self._flow.event_shape, "a batch", "event_shape")
         checks.values(self._flow, x, "a batch")
@@ -137,9 +141,7 @@ def _checked_dataset(flow: Any, dataset: tf.data.Dataset, name: str) -> tf.data.
     if getattr(dataset, "_flowzoo_checked", False):
         return dataset
     parts = dataset.element_spec
-    x, condition, _ = keras.utils.unpack_x_y_sample_weight(parts)
-    if isinstance(x, tuple | list) and condition is None:
-        x, condition = x
+    x, condition, _ = _parts(parts)
     if not isinstance(x, tf.TensorSpec):
         raise TypeError(f"{name} takes a dataset of x or (x, condition). Received: elements {parts}")
     checks.shaped(x, flow.event_shape, f"{name} (a dataset of batches)", "event_shape")
@@ -268,9 +270,7 @@ def first_examples(x: Any, y: Any, wanted: int) -> tuple[np.ndarray, np.ndarray 
     xs: list[np.ndarray] = []
     conditions: list[np.ndarray] = []
     for batch in _batches(x):
-        value, condition, _ = keras.utils.unpack_x_y_sample_weight(batch)
-        if isinstance(value, tuple | list) and condition is None:
-            value, condition = value
+        value, condition, _ = _parts(batch)
         xs.append(np.asarray(value))
         if condition is not None:
             conditions.append(np.asarray(condition))

@@ -154,12 +154,10 @@ def _checked_dataset(flow: Any, dataset: tf.data.Dataset, name: str) -> tf.data.
         checks.condition(flow, None)
 
     def check(*elements: Any) -> Any:
-        first = elements[0]
-        value = first[0] if isinstance(first, tuple) else first
-        given = first[1] if isinstance(first, tuple) else elements[1] if len(elements) > 1 else None
+        value, given, _ = _parts(elements)
         numbers = given is not None and flow.condition_shape is not None and given.dtype.is_floating
         with tf.control_dependencies([*_assertions(flow, value), *(_finite(given) if numbers else [])]):
-            return tf.nest.map_structure(tf.identity, elements if len(elements) > 1 else first)
+            return tf.nest.map_structure(tf.identity, elements if len(elements) > 1 else elements[0])
 
     checked = dataset
     numbers = flow.condition_shape is not None and condition.dtype.is_floating

@@ -19,6 +19,7 @@ import pytest
 
 from tests import capi
 
+PASSED = ("CUDA_", "LD_LIBRARY_PATH", "NVIDIA_", "TF_")
 NUMBERS = {name: number for number, name in capi.DTYPES.items()}
 
 
@@ -80,7 +81,9 @@ def run(
     command = [str(binary), str(saved_model), str(folder / "plan.txt")]
     if threads:
         command += [str(threads), str(seconds)]
-    env = {"TF_CPP_MIN_LOG_LEVEL": "3", "PATH": "/nowhere"}
+    # Of this process's environment what finds and picks a GPU, and nothing that finds a Python.
+    env = {name: value for name, value in os.environ.items() if name.startswith(PASSED)}
+    env |= {"TF_CPP_MIN_LOG_LEVEL": "3", "PATH": "/nowhere"}
     done = subprocess.run(command, capture_output=True, text=True, timeout=patience + 4 * seconds, env=env)
     assert done.returncode == 0, (done.returncode, done.stderr[-3000:])
     lines = done.stdout.splitlines()

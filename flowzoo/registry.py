@@ -130,6 +130,30 @@ def register_config(
     return parsed.model_copy(deep=True)
 
 
+def find_config(name: str) -> tuple[EntryConfig, bool]:
+    """Returns the configuration of an entry, or of the user's own file, which is registered.
+
+    Args:
+        name: The name of an entry, or the path of a YAML file as `register_config` takes it (one that ends
+            in .yaml or .yml).
+
+    Returns:
+        The configuration, and whether its entry is known to this process alone.
+
+    Raises:
+        UnknownNameError: It is no path of a YAML file, and there is no entry of that name.
+        ConfigError: The file cannot be used.
+        ValueError: The file's name for the entry is that of another one.
+    """
+    if not name.endswith((".yaml", ".yml")):
+        return get_config(name), False
+    path = Path(name).expanduser().absolute()
+    known = config_paths().get(path.stem)
+    if known is not None and path.exists() and known.samefile(path):
+        return get_config(path.stem), False
+    return register_config(path), True
+
+
 def _names() -> list[str]:
     return sorted({*config_paths(), *_registered})
 

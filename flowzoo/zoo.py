@@ -97,7 +97,7 @@ def _check_arguments(family: type[Flow], arguments: dict[str, Any]) -> None:
     for key in arguments:
         if key not in accepted:
             raise TypeError(
-                f"{family.__name__} takes {', '.join(accepted)}. Received: {key}={arguments[key]!r}"
+                f"{arguments['name']}: {family.__name__} takes {', '.join(accepted)}. Received: {key}={arguments[key]!r}"
                 f"{near_matches(key, accepted)}"
             )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -412,9 +413,12 @@ def test_evaluate_compares_with_published_figures(run):
 
 
 def test_train_ends_with_one_line_of_json_and_a_result_that_loads(run, tmp_path):
-    name = "test_maf"
+    """From a file of the user's own, which no later process knows by its name."""
+    name, config = "my_maf", tmp_path / "my_maf.yaml"
+    text = registry.config_paths()["test_maf"].read_text()
+    config.write_text(re.sub(r"(?m)^name: .*$", f"name: {name}", text))
     arguments = ("--epochs", 1, "--limit", 64, "--out", tmp_path / "runs", "--json")
-    done = in_process("train", name, *arguments, FLOWZOO_HOME=str(tmp_path / "home"))
+    done = in_process("train", config, *arguments, FLOWZOO_HOME=str(tmp_path / "home"))
     assert done.returncode == 0, done.stderr
     content = json.loads(done.stdout)
     assert content["name"] == name
@@ -423,9 +427,8 @@ def test_train_ends_with_one_line_of_json_and_a_result_that_loads(run, tmp_path)
     assert Path(content["path"]) == tmp_path / "runs" / name
     weights.verify(tmp_path / "runs" / name, None, name)
     source = f"path:{tmp_path / 'runs' / name}"
-    code, _, err = run(
-        "sample", name, "--num", 3, "--label", 0, "--source", source, "--out", tmp_path / "x.npy"
-    )
+    assert f"flowzoo sample {source} --label 0" in done.stderr
+    code, _, err = run("sample", source, "--num", 3, "--label", 0, "--out", tmp_path / "x.npy")
     assert code == 0, err
     assert len(np.load(tmp_path / "x.npy")) == 3
 

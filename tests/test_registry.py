@@ -214,6 +214,20 @@ class TestRegister:
         assert get_config("nsf_moons").model.args == {"layers": [1, 2]}
         assert get_config("nsf_rings").model.args == {"layers": [1, 2]}
 
+    def test_a_file_is_found_as_a_name_is(self, zoo, tmp_path):
+        path = write(tmp_path, "nsf_circles")
+        config, own = registry.find_config(str(path))
+        assert own and config.name == "nsf_circles" and get_config("nsf_circles") == config
+        name = NAMES[0]
+        assert registry.find_config(name) == registry.find_config(str(zoo / f"{name}.yaml"))
+        assert registry.find_config(name) == (get_config(name), False)
+        with pytest.raises(ValueError, match=f"an entry '{name}' already"):
+            registry.find_config(str(write(tmp_path, name)))
+        with pytest.raises(ConfigError, match="no such file"):
+            registry.find_config(str(tmp_path / "nsf_none.yaml"))
+        with pytest.raises(UnknownNameError, match="There is no entry"):
+            registry.find_config("nsf_none")
+
     def test_a_wrong_entry_is_refused_and_not_kept(self, tmp_path):
         wrong = content("nsf_rings") | {"colour": "red"}
         with pytest.raises(ConfigError, match="colour: unknown key"):

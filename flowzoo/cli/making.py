@@ -9,13 +9,13 @@ import typer
 
 from flowzoo import registry, weights
 from flowzoo.cli.console import Talk
-from flowzoo.cli.options import DataDir, Json, Limit, Name, SourceOption, source_options
+from flowzoo.cli.options import DataDir, Json, Limit, NameOrConfig, SourceOption, source_options
 from flowzoo.cli.quiet import import_tensorflow
 from flowzoo.config import DataConfig
 
 
 def train(
-    name: Name,
+    name: NameOrConfig,
     out: Annotated[
         Path, typer.Option("--out", metavar="DIR", help="The result is written to DIR/NAME.")
     ] = Path("runs"),
@@ -57,7 +57,8 @@ def train(
 ) -> None:
     """Train an entry as its file in zoo_configs/ says, or on data of your own; write weights and card."""
     talk = Talk(as_json)
-    config = registry.get_config(name)
+    config, of_a_file = registry.find_config(name)
+    name = config.name
     if out.exists() and not out.is_dir():
         raise NotADirectoryError(f"--out: {out} is a file; name a folder.")
     own = _own_data(pictures, size, data, option, config.data)
@@ -87,7 +88,7 @@ def train(
         )
     bits = f", {result.bits_per_dim:.4f} bits/dim" if result.bits_per_dim is not None else ""
     talk.say(f"Wrote {result.path}: loss {result.loss:.4f} nats{bits}, {result.seconds:.0f} s.")
-    use = f"path:{result.path}" if own else f"{name} --source path:{result.path}"
+    use = f"path:{result.path}" if own or of_a_file else f"{name} --source path:{result.path}"
     use += " --label 0" if weights.config_in(result.path).model.num_classes else ""
     talk.say(f"Use it: flowzoo sample {use} --out samples.png")
     talk.result(_line(result))

@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from flowzoo.models import Flow
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="An entry; `flowzoo list` shows them.")]
+NameOrConfig = Annotated[
+    str,
+    typer.Argument(metavar="NAME", help="An entry; `flowzoo list` shows them. Or the YAML file of your own one."),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one line of JSON, and messages to standard error.")]
 WeightsSource = Annotated[
     str | None,

@@ -9,7 +9,7 @@ import typer
 
 from flowzoo import data, registry
 from flowzoo.cli.console import Talk
-from flowzoo.cli.options import DataDir, Json, Limit, Name, SourceOption, placed, source_options
+from flowzoo.cli.options import DataDir, Json, Limit, NameOrConfig, SourceOption, placed, source_options
 from flowzoo.cli.quiet import import_tensorflow
 from flowzoo.errors import DataError
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def pipeline(
-    name: Name,
+    name: NameOrConfig,
     source: Annotated[
         str | None, typer.Option("--data", metavar="SOURCE", help="Another source than the entry's own.")
     ] = None,
@@ -36,7 +36,8 @@ def pipeline(
 ) -> None:
     """Report what an entry's data pipeline costs by stage, and what share of a training step waits for it."""
     talk = Talk(as_json)
-    config = registry.get_config(name)
+    config, _ = registry.find_config(name)
+    name = config.name
     if config.data is None and source is None:
         raise DataError(f"{name} names no data set: give one with --data.")
     chosen = source or (config.data.source if config.data else "")

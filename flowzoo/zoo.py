@@ -97,8 +97,8 @@ def _check_arguments(family: type[Flow], arguments: dict[str, Any]) -> None:
     for key in arguments:
         if key not in accepted:
             raise TypeError(
-                f"{arguments['name']}: {family.__name__} takes {', '.join(accepted)}. Received: {key}={arguments[key]!r}"
-                f"{near_matches(key, accepted)}"
+                f"{arguments['name']}: {family.__name__} takes {', '.join(accepted)}. Received: "
+                f"{key}={arguments[key]!r}{near_matches(key, accepted)}"
             )
 
 

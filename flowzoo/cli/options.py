@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 Name = Annotated[str, typer.Argument(metavar="NAME", help="An entry; `flowzoo list` shows them.")]
 NameOrConfig = Annotated[
     str,
-    typer.Argument(metavar="NAME", help="An entry; `flowzoo list` shows them. Or the YAML file of your own one."),
+    typer.Argument(metavar="NAME", help="An entry; `flowzoo list` shows them. Or a YAML file of your own."),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one line of JSON, and messages to standard error.")]
 WeightsSource = Annotated[

@@ -45,6 +45,7 @@ def test_batches_are_whole_passes_and_repeat(table: Table) -> None:
     assert np.array_equal(np.unique(first, axis=0), np.unique(table.train, axis=0))
 
 
+@pytest.mark.slow
 def test_our_side_learns(table: Table) -> None:
     few, more = (ours.run(FAMILIES["maf"], table, steps, seed=0) for steps in (8, 64))
     assert more["nats"] < few["nats"] and more["parameters"] == few["parameters"] > 0 < more["seconds"]

@@ -358,7 +358,7 @@ def test_labels_are_given_to_the_samples_in_turn(run, tmp_path):
     assert not (tmp_path / "y.npz").exists()
 
 
-@pytest.mark.parametrize("name", sparing(trained()))
+@pytest.mark.parametrize("name", sparing(trained(), ("tarflow",)))
 def test_score_agrees_with_the_model(run, tmp_path, name):
     import flowzoo
 

@@ -404,6 +404,7 @@ def operations_run(folder: Path, arrays: dict[str, Any]) -> Counter:
     return Counter((node.op, *node.attr["fused_ops"].list.s) for node in nodes)
 
 
+@pytest.mark.slow
 def test_the_smaller_graph_is_fused_as_the_large_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """TensorFlow sorts inputs by their names, and finds a GELU to fuse in one order alone."""
     flow = TarFlow((4, 4, 1), num_blocks=2, layers_per_block=3, hidden_size=16, heads=2, num_values=8)

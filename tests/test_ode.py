@@ -173,7 +173,7 @@ VELOCITIES = {
     ("name", "trace"),
     [
         ("concat_squash", "exact"),
-        ("mlp", "hutchinson"),
+        pytest.param("mlp", "hutchinson", marks=pytest.mark.slow),
         pytest.param("image", "hutchinson", marks=pytest.mark.slow),
     ],
 )
@@ -306,7 +306,9 @@ def test_penalties_straighten_the_paths() -> None:
     assert energy[1] < 0.8 * energy[0]
 
 
-@pytest.mark.parametrize("options", [{}, {"solver": "dopri5"}], ids=["rk4", "dopri5"])
+@pytest.mark.parametrize(
+    "options", [pytest.param({}, marks=pytest.mark.slow), {"solver": "dopri5"}], ids=["rk4", "dopri5"]
+)
 def test_the_density_integrates_to_one_after_training(options: dict) -> None:
     x = np.concatenate([RNG.normal(-2, 0.5, (400, 2)), RNG.normal(2, 0.8, (400, 2))]).astype("float32")
     keras.utils.set_random_seed(0)

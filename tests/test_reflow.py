@@ -182,6 +182,7 @@ def test_a_still_pair_begins_where_it_ends() -> None:
     )
 
 
+@pytest.mark.slow
 def test_a_flow_learns_to_leave_single_colours_where_they_are() -> None:
     teacher = images()
     data = [Source(x=np.zeros([8, 4, 4, 3], "uint8"), name="dark", split=s) for s in ("train", "validation")]

@@ -101,7 +101,9 @@ def whole() -> Any:
     ("stops", "steps"),
     [
         ([(0, 2), (2,), (5, 1)], None),  # in the middle of epochs, the first and the last, and between two
-        ([(2, 2), (4, 1)], 4),  # the state is older than the stop: in another epoch, or behind
+        pytest.param(
+            [(2, 2), (4, 1)], 4, marks=pytest.mark.slow
+        ),  # the state is older than the stop: in another epoch, or behind
     ],
 )
 def test_a_stopped_training_goes_on_as_if_it_had_not_stopped(
@@ -275,7 +277,7 @@ SMALL_NETWORKS: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize(
     ("family", "size"),
     [
-        ("realnvp", 8),
+        pytest.param("realnvp", 8, marks=pytest.mark.slow),
         *(
             pytest.param(family, size, marks=pytest.mark.slow)
             for family in SMALL_NETWORKS

@@ -161,6 +161,7 @@ def test_the_report_names_the_slow_stage(source, stage):
     assert report.stages[-1].ms_per_batch == report.ms_per_batch
 
 
+@pytest.mark.slow
 def test_the_report_of_a_fast_source_does_not_complain():
     slow = model(num_layers=4, hidden_units=(512, 512))
     report = report_pipeline(Source(x=X), 256, model=slow, batches=15)

@@ -19,6 +19,7 @@ from flowzoo.manifest import verify, write_manifest
 from flowzoo.models import families
 from flowzoo.models.continuous import ContinuousModel
 from flowzoo.paths import packaged
+from tests.models.flows import ALIKE
 
 ENTRIES = sorted({*registry.list_models(), *registry.list_models("test_*")})
 TRAINED = [name for name in ENTRIES if registry.get_config(name).weights.sha256]
@@ -28,12 +29,19 @@ MIB = 2**20
 
 def _slow_unless_tiny(name: str) -> object:
     """Drawing takes seconds to trace: by default there is one entry a family, tiny, that does it."""
-    return name if name.startswith("test_") else pytest.param(name, marks=pytest.mark.slow)
+    alike = name.removeprefix("test_") in ALIKE
+    return name if name.startswith("test_") and not alike else pytest.param(name, marks=pytest.mark.slow)
 
 
 # Splines, transformers and deep convolutions take half a minute for 500 digits, continuous flows for four.
 MNIST = [name for name in TRAINED if registry.get_config(name).data.source == "mnist"]
 LONG = ("nsf", "realnvp", "tarflow", "flow_matching")
+# How many numbers an image of an entry has.
+IMAGES = {
+    name: int(np.prod(shape))
+    for name in TRAINED
+    if len(shape := registry.get_config(name).model.event_shape or ()) == 3 and not name.startswith("test_")
+}
 
 
 @pytest.fixture(autouse=True)
@@ -45,7 +53,8 @@ def _own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def _big(name: str) -> object:
     """The largest architectures take seconds to build: not by default."""
-    return pytest.param(name, marks=pytest.mark.slow) if "_imagenet" in name else name
+    big = "_imagenet" in name or name == "glow_cifar10"
+    return pytest.param(name, marks=pytest.mark.slow) if big else name
 
 
 @pytest.mark.parametrize("name", [_big(name) for name in UNTRAINED])
@@ -105,13 +114,17 @@ def load() -> Callable[[str], flowzoo.Flow]:
 
 
 def _not_alike() -> list[object]:
-    """Entries of one architecture differ in their weights, all of which are verified: one is loaded."""
+    """Entries of one architecture differ in their weights, all of which are verified: one is loaded.
+
+    Of the images of a family one too: tracing each takes up to half a minute.
+    """
     seen: list[object] = []
     params = []
-    for name in TRAINED:
+    for name in sorted(TRAINED, key=lambda name: IMAGES.get(name, 0)):
         model = registry.get_config(name).model
-        params.append(pytest.param(name, marks=pytest.mark.slow if model in seen else ()))
-        seen.append(model)
+        alike = model.family if name in IMAGES else model
+        params.append(pytest.param(name, marks=pytest.mark.slow if alike in seen else ()))
+        seen.append(alike)
     return params
 
 

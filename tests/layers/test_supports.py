@@ -238,7 +238,7 @@ def test_a_flow_on_the_torus() -> None:
         flow.sample(3, temperature=0.5)
 
 
-@pytest.mark.parametrize("size", [1, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("size", [pytest.param(size, marks=pytest.mark.slow) for size in (1, 2)])
 def test_angles_one_after_another(size: int) -> None:
     """The autoregressive NSF, also of one angle: no seam, mass one, and the density of the data."""
     rng = np.random.default_rng(0)

@@ -60,7 +60,7 @@ def _gradients(flow: Any, x: np.ndarray, condition: Any) -> tuple[np.ndarray, li
     ("name", "conditional"),
     [
         ("glow-vector", True),
-        ("realnvp-vector", False),
+        pytest.param("realnvp-vector", False, marks=pytest.mark.slow),
         *(
             pytest.param(name, conditional, marks=pytest.mark.slow)
             for name in DEEP

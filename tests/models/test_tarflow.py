@@ -64,6 +64,7 @@ def test_entries_of_a_token_see_those_before_them() -> None:
     assert np.array_equal(seen, np.tril(np.ones((8, 8)), -1) > 0)
 
 
+@pytest.mark.slow
 def test_one_layer_of_splines_fits_what_an_affine_one_cannot() -> None:
     """Sharp edges: a patch's two entries are equal or opposite, each uniform on a narrow interval."""
     rng = np.random.default_rng(0)

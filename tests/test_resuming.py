@@ -101,9 +101,8 @@ def whole() -> Any:
     ("stops", "steps"),
     [
         ([(0, 2), (2,), (5, 1)], None),  # in the middle of epochs, the first and the last, and between two
-        pytest.param(
-            [(2, 2), (4, 1)], 4, marks=pytest.mark.slow
-        ),  # the state is older than the stop: in another epoch, or behind
+        # The state is older than the stop: in another epoch, or behind.
+        pytest.param([(2, 2), (4, 1)], 4, marks=pytest.mark.slow),
     ],
 )
 def test_a_stopped_training_goes_on_as_if_it_had_not_stopped(

@@ -36,6 +36,8 @@ def _architecture(card: Mapping[str, Any], measured: Mapping[str, Any] | None) -
         lines.append(f"Condition:     shape {model['condition_shape']}")
     if measured:
         lines.append(f"Parameters:    {measured['parameters']:,}")
+    if card["temperature"] != 1:
+        lines.append(f"Draw at:       temperature {card['temperature']:g}, as samples.png is")
     return lines
 
 

@@ -222,6 +222,7 @@ class CardConfig(_Part):
         limits: What the model cannot do; at least one thing.
         citation: The papers and data sets to cite.
         notes: Anything else.
+        temperature: At which the card advises to sample; its sheet of samples is drawn so.
     """
 
     metric: Unit
@@ -231,6 +232,7 @@ class CardConfig(_Part):
     limits: Annotated[list[Text], Field(min_length=1)]
     citation: list[Text]
     notes: list[Text] = []
+    temperature: Annotated[float, Field(gt=0)] = 1.0
 
 
 class WeightsConfig(_Part):

@@ -44,6 +44,7 @@ def renamed(
     content["card"] |= {
         "published": [],
         "notes": [],
+        "temperature": 1.0,
         "licence": OWN,
         "data_licence": OWN,
         "limits": ["It knows what it was trained on, and nothing is known of that here."],

@@ -108,7 +108,7 @@ def describe(model: Any, folder: Path, card: dict[str, Any]) -> str:
     measure.check_published(card["name"], card)
     (folder / "card.json").write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
     _write_golden(model, folder / "golden.npz")
-    _draw(model, folder / "samples.png")
+    draw_sheet(model, folder, card["config"]["card"]["temperature"])
     return weights.write_manifest(folder)
 
 
@@ -212,5 +212,7 @@ def _write_golden(model: Any, path: Path) -> None:
     np.savez(path, allow_pickle=False, **arrays)
 
 
-def _draw(model: Any, path: Path) -> None:
-    plots.preview(preview_samples(model, SAMPLE_SEED), path, maximum=plots.white(model.num_values))
+def draw_sheet(model: Any, folder: Path, temperature: float) -> None:
+    """Draw the samples that the card shows, samples.png."""
+    samples = preview_samples(model, SAMPLE_SEED, temperature)
+    plots.preview(samples, folder / "samples.png", maximum=plots.white(model.num_values))

@@ -128,10 +128,10 @@ def train(
             return earlier
         given = list(callbacks or [])
         if previews is not None and job.workers.is_chief:
-            given.insert(0, Previews(job.beside, previews))
+            given.insert(0, Previews(job.beside, previews, temperature=config.card.temperature))
         shape = config.model.event_shape or sources["train"].event_shape
         trained = train_recipe(
-            lambda: zoo.build_config(config.model, config.name, tuple(shape)),
+            lambda: _made(config, tuple(shape)),
             recipe,
             sources["train"],
             sources["validation"],
@@ -144,6 +144,13 @@ def train(
             verbose=verbose,
         )
         return job.publish(trained, sources)
+
+
+def _made(config: EntryConfig, event_shape: tuple[int, ...]) -> Any:
+    """Build the flow; now, not after hours of training, find that it cannot be drawn as the card advises."""
+    flow = zoo.build_config(config.model, config.name, event_shape)
+    flow.base.check_temperature(config.card.temperature)
+    return flow
 
 
 def _recipe(recipe: TrainingConfig, epochs: int | None, seed: int | None) -> TrainingConfig:

@@ -14,14 +14,17 @@ import tensorflow as tf
 from PIL import Image
 
 import flowzoo
-from flowzoo import measure, registry
+from flowzoo import measure, registry, trainer
 from flowzoo.config import OptimizerConfig, TrainingConfig, parse_config
 from flowzoo.data import Source, open_source
+from flowzoo.errors import ConfigError
 from flowzoo.layers import DiagonalScaling
 from flowzoo.models import Flow, RealNVP
+from flowzoo.publish import draw_sheet
 from flowzoo.training.callbacks import RoundTrip, StopOnNaN
 from flowzoo.training.feed import Feed
 from flowzoo.training.optimizers import Trapezoid, make_optimizer
+from flowzoo.training.previews import preview_samples
 from flowzoo.training.recipe import train_recipe
 from flowzoo.zoo import ModelInfo
 
@@ -171,3 +174,35 @@ def test_a_set_without_a_test_split_is_measured_on_its_validation_split(tmp_path
         real = {row.tobytes() for row in open_source("image_folder", path=tmp_path).x[:]}
         assert not real & {row.tobytes() for row in golden["x"]}  # the data's own licence
     assert np.isfinite(result.bits_per_dim)
+
+
+# -- the temperature that a card advises ----------------------------------------------------------------
+
+
+def advising(temperature: float, **arguments: Any) -> Any:
+    content = registry.get_config("test_nice").model_dump(mode="json")
+    content["model"]["args"] |= arguments
+    content["card"]["temperature"] = temperature
+    return parse_config(content)
+
+
+def test_the_sheet_of_samples_is_drawn_as_the_card_advises(tmp_path: Path) -> None:
+    """On the card, in previews and on the sheet; of points the sheet is a plot, whose spread is seen."""
+    assert "temperature 0.5" in str(ModelInfo("test_nice", advising(0.5), None, None, None))
+    assert "temperature" not in str(ModelInfo("test_nice", advising(1.0), None, None, None))
+    flow = Flow([], (2,))
+    wide, narrow = (preview_samples(flow, 0, temperature) for temperature in (1.0, 0.5))
+    np.testing.assert_allclose(narrow, 0.5 * wide, rtol=1e-5)
+    for folder, temperature in (("wide", 1.0), ("again", 1.0), ("narrow", 0.5)):
+        (tmp_path / folder).mkdir()
+        draw_sheet(flow, tmp_path / folder, temperature)
+    sheets = [(tmp_path / name / "samples.png").read_bytes() for name in ("wide", "again", "narrow")]
+    assert sheets[0] == sheets[1] != sheets[2]
+
+
+def test_a_temperature_that_has_no_meaning_is_refused_before_the_training(tmp_path: Path) -> None:
+    assert trainer._made(advising(0.5), (2,)).event_shape == (2,)
+    with pytest.raises(ValueError, match="temperature has no meaning"):
+        trainer._made(advising(0.5, base="uniform"), (2,))
+    with pytest.raises(ConfigError, match="temperature"):
+        advising(0.0)

@@ -25,7 +25,7 @@ def preview_conditions(model: Any, num: int) -> np.ndarray | None:
     return np.zeros(model.condition_shape, "float32") if model.condition_shape else None
 
 
-def preview_samples(model: Any, seed: int) -> np.ndarray:
+def preview_samples(model: Any, seed: int, temperature: float = 1.0) -> np.ndarray:
     """Draw what a preview shows: 64 images, or 2000 points.
 
     Images of flow matching take 20 steps of "midpoint": with "dopri5" they would take minutes on a CPU.
@@ -33,7 +33,7 @@ def preview_samples(model: Any, seed: int) -> np.ndarray:
     num = 64 if len(model.event_shape) == 3 else 2000
     few = num == 64 and isinstance(model, GuidedModel) and model.adaptive
     options = {"solver": "midpoint", "steps": 20} if few else {}
-    return np.asarray(model.sample(num, preview_conditions(model, num), seed=seed, **options))
+    return np.asarray(model.sample(num, preview_conditions(model, num), temperature, seed, **options))
 
 
 class Previews(keras.callbacks.Callback):
@@ -45,11 +45,13 @@ class Previews(keras.callbacks.Callback):
         folder: where to write.
         every: epochs between two previews.
         seed: of their noise.
+        temperature: at which they are drawn.
     """
 
-    def __init__(self, folder: Path, every: int, seed: int = 0) -> None:
+    def __init__(self, folder: Path, every: int, seed: int = 0, temperature: float = 1.0) -> None:
         super().__init__()
-        self._folder, self._every, self._seed = Path(folder), positive_int("previews", every), seed
+        self._folder, self._every = Path(folder), positive_int("previews", every)
+        self._seed, self._temperature = seed, temperature
         self._writer: Any = None
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
@@ -63,7 +65,8 @@ class Previews(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Write the logs, and draw if it is time."""
-        samples = preview_samples(self.model, self._seed) if (epoch + 1) % self._every == 0 else None
+        due = (epoch + 1) % self._every == 0
+        samples = preview_samples(self.model, self._seed, self._temperature) if due else None
         if self._writer is not None:
             self._log_for_tensorboard(epoch, logs or {}, samples)
         if samples is not None:

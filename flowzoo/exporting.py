@@ -24,7 +24,7 @@ def export(
     name: str | None = None,
     version: int | None = None,
     weights_dtype: str = "float32",
-    warmup_batch_sizes: Sequence[int] = warmup.BATCH_SIZES,
+    warmup_batch_sizes: Sequence[int] | None = None,
     batching: bool = False,
 ) -> Path:
     """Write a model as one more version of its name; a server that watches the folder takes it.
@@ -40,7 +40,8 @@ def export(
         version: a whole number from 1; None for the one after the highest that is there.
         weights_dtype: as in `Flow.export`.
         warmup_batch_sizes: numbers of examples with which a server calls each signature when it loads the
-            version; () for no warm-up.
+            version; () for no warm-up. None: 1 and 32, and 0 where the equation of an image is solved, which
+            prepares the graph without solving it.
         batching: let a server that was started with --enable_batching and
             --enable_per_model_batching_parameters merge requests to this version. `sample` and
             `sample_and_log_prob` then cannot be called on it.
@@ -90,9 +91,7 @@ def version_folder(folder: Path, version: int | None) -> Path:
     return folder / str(version)
 
 
-def check_target(
-    target: Path, weights_dtype: str, warmup_batch_sizes: Sequence[int] = warmup.BATCH_SIZES
-) -> None:
+def check_target(target: Path, weights_dtype: str, warmup_batch_sizes: Sequence[int] | None = None) -> None:
     """Refuse what could not be written, before a model is loaded for it."""
     check_weights_dtype(weights_dtype)
     warmup.check_batch_sizes(warmup_batch_sizes)

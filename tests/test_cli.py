@@ -433,6 +433,22 @@ def test_train_ends_with_one_line_of_json_and_a_result_that_loads(run, tmp_path)
     assert len(np.load(tmp_path / "x.npy")) == 3
 
 
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        ("test_nice", "DIR", "--keep", 3),
+        ("--all", "DIR", "--files-only", "--version", 9),
+        ("--all", "DIR", "--files-only", "--batching"),
+        ("--all", "DIR", "--files-only", "--warmup", "3"),
+    ],
+)
+def test_export_refuses_options_that_do_nothing(run, tmp_path, wrong):
+    code, _, err = run("export", *(tmp_path if value == "DIR" else value for value in wrong))
+    assert code == codes.Code.USAGE
+    assert "--files-only exports nothing" in err or "--keep" in err
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_export_counts_versions_up(run, tmp_path):
     name = PLAIN
     code, out, _ = run("export", name, tmp_path, "--json")

@@ -10,14 +10,16 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from google.protobuf import text_format
+from tensorflow.core.protobuf import saved_model_pb2
 
 import flowzoo
 from flowzoo.layers.base import FlowLayer, constant_log_det
 from flowzoo.layers.preprocessing import Dequantize
-from flowzoo.models import Flow
+from flowzoo.models import Flow, FlowMatching
 from flowzoo.models.signatures import SIGNATURES
 from flowzoo.serving import ops, repository, warmup
 from tests import c_host
+from tests.models.flows import shared
 from tests.serving_protos import BatchingParameters, MonitoringConfig
 
 NAMES = {"serving_default", *SIGNATURES}
@@ -256,7 +258,27 @@ def test_a_model_that_refuses_its_own_samples_is_not_exported(
     assert not (path / "assets.extra" / "tf_serving_warmup_requests").exists()
 
 
-@pytest.mark.parametrize("sizes", [(0,), (-1,), (1.5,), (True,), tuple(range(1, 200))])
+def test_the_equation_of_an_image_is_not_solved_to_warm_up(tmp_path: Path) -> None:
+    """No example prepares the graph; the requests have been run, and what is called often stays apart."""
+    network = {"filters": (4,), "blocks": 1, "attention": False, "solver": "dopri5"}
+    flow = FlowMatching((4, 4, 1), num_values=4, num_classes=3, **network)
+    path = flowzoo.export(flow, tmp_path, name="digits")
+    requests = logs(path)
+    assert {request.model_spec.signature_name for request in requests} == NAMES
+    for request in requests:
+        inputs = {name: tf.make_ndarray(value) for name, value in request.inputs.items()}
+        assert {len(inputs[name]) for name in ("x", "z", "condition") if name in inputs} == {0}
+        assert inputs.get("num_samples", 0) == 0
+    saved = saved_model_pb2.SavedModel.FromString((path / "saved_model.pb").read_bytes())
+    library = saved.meta_graphs[0].graph_def.library.function
+    apart = [function for function in library if function.attr["_noinline"].b]
+    assert apart and all(len(function.node_def) >= 200 for function in apart)
+    assert warmup.batch_sizes_for(flow, batched=True) == (1,)
+    assert warmup.batch_sizes_for(shared("flow_matching", "conditional")) == (1, 32)
+    assert warmup.batch_sizes_for(shared("glow", "labelled_image")) == (1, 32)
+
+
+@pytest.mark.parametrize("sizes", [(-1,), (1.5,), (True,), tuple(range(1, 200))])
 def test_wrong_batch_sizes(sizes: tuple, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="warm-up takes"):
         flowzoo.export(Flow([], (2,)), tmp_path, warmup_batch_sizes=sizes)

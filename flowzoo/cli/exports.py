@@ -30,11 +30,17 @@ def export(
         int | None, typer.Option(min=1, help="Else the one after the highest that is there, 1 at first.")
     ] = None,
     weights_dtype: Annotated[
-        str, typer.Option(help="How weights are stored: float32, float16, bfloat16 or int8.")
-    ] = "float32",
+        str | None,
+        typer.Option(help="How weights are stored: float32 (the default), float16, bfloat16 or int8."),
+    ] = None,
     warmup: Annotated[
-        str, typer.Option(metavar="N,N", help="Batch sizes that a server warms up with; '' for no warm-up.")
-    ] = "1,32",
+        str | None,
+        typer.Option(
+            metavar="N,N",
+            help="Batch sizes that a server warms up with; '' for no warm-up. Else 1,32, or 0 where they "
+            "would take minutes.",
+        ),
+    ] = None,
     batching: Annotated[
         bool, typer.Option("--batching", help="Let a server merge requests; sampling is then not served.")
     ] = False,
@@ -42,7 +48,9 @@ def export(
         str | None,
         typer.Option(metavar="DIR", help="DIR as the server sees it: /models in its container."),
     ] = None,
-    keep: Annotated[int, typer.Option(min=1, help="Of --all, how many versions are served.")] = 2,
+    keep: Annotated[
+        int | None, typer.Option(min=1, help="Of --all, how many versions are served; else 2.")
+    ] = None,
     follow: Annotated[
         bool, typer.Option("--follow", help="Of --all: serve what is newest, without labels.")
     ] = False,
@@ -57,16 +65,22 @@ def export(
     folder = Path(what[-1])
     if len(what) != (1 if everything else 2):
         raise typer.BadParameter("give NAME and DIR, or --all and DIR")
-    if not everything and (pattern is not None or base_path is not None or follow or files_only):
-        raise typer.BadParameter("--pattern, --base-path, --follow and --files-only belong to --all")
+    of_all = pattern is not None or base_path is not None or keep is not None or follow or files_only
+    if not everything and of_all:
+        raise typer.BadParameter("--pattern, --base-path, --keep, --follow and --files-only belong to --all")
     if everything and source is not None:
         raise typer.BadParameter("--source belongs to one NAME")
     options = {
         "version": version,
-        "weights_dtype": weights_dtype,
+        "weights_dtype": weights_dtype or "float32",
         "warmup_batch_sizes": _sizes(warmup),
         "batching": batching,
     }
+    if files_only and (batching or {pattern, version, weights_dtype, warmup} != {None}):
+        raise typer.BadParameter(
+            "--files-only exports nothing: it takes no --pattern, --version, --weights-dtype, --warmup or "
+            "--batching"
+        )
     if not everything:
         target = _export_one(what[0], folder, source, talk, options)
         talk.say(f"Wrote {target}. Serve it with TensorFlow Serving:")
@@ -77,7 +91,7 @@ def export(
     written = [] if files_only else _export_all(pattern, folder, talk, options)
     from flowzoo.serving import repository
 
-    served = repository.write_repository(folder, base_path, keep=keep, follow=follow)
+    served = repository.write_repository(folder, base_path, keep=keep or 2, follow=follow)
     talk.say(f"Wrote {len(written)} versions to {folder}, which has {len(served)} models. Serve them:")
     talk.say("  " + shlex.join(repository.server_command(folder, follow, base_path)))
     talk.result({"written": [str(path) for path in written], "models": served})
@@ -90,7 +104,9 @@ def _export_all(pattern: str | None, folder: Path, talk: Talk, options: dict[str
     return [_export_one(name, folder, None, talk, options) for name in talk.progress(names, "Exporting")]
 
 
-def _sizes(text: str) -> tuple[int, ...]:
+def _sizes(text: str | None) -> tuple[int, ...] | None:
+    if text is None:
+        return None
     try:
         return tuple(int(part) for part in text.split(",") if part.strip())
     except ValueError:

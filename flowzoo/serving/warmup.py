@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from flowzoo.models.continuous import ContinuousModel
 from flowzoo.models.saved_model import EXTRA
 from flowzoo.models.signatures import DEFAULT, SIGNATURES, default_of, names_of
 from flowzoo.serving import wire
@@ -45,18 +46,35 @@ class Request:
         return wire.prediction_log(wire.predict_request(model, self.signature, tensors))
 
 
-def check_batch_sizes(batch_sizes: Sequence[int]) -> None:
+def check_batch_sizes(batch_sizes: Sequence[int] | None) -> None:
     """Raise ValueError unless a warm-up can have these batch sizes; none is no warm-up."""
+    if batch_sizes is None:
+        return
     most = MOST_RECORDS // (len(SIGNATURES) + 1)
-    wrong = [size for size in batch_sizes if isinstance(size, bool) or not isinstance(size, int) or size < 1]
+    wrong = [size for size in batch_sizes if isinstance(size, bool) or not isinstance(size, int) or size < 0]
     if wrong or len(batch_sizes) > most:
         raise ValueError(
-            f"A warm-up takes up to {most} batch sizes, whole numbers from 1. Received: {list(batch_sizes)!r}"
+            f"A warm-up takes up to {most} batch sizes, whole numbers from 0. Received: {list(batch_sizes)!r}"
         )
 
 
+def batch_sizes_for(flow: Any, batched: bool = False) -> tuple[int, ...]:
+    """Return the batch sizes that a flow is warmed up with by default: 1 and 32, where these take no minutes.
+
+    The equation of an image takes up to a minute of a processor. No example at all prepares the graph as
+    well; where a server merges requests, which may not take such a batch, it is one.
+    """
+    if isinstance(flow, ContinuousModel) and len(flow.event_shape) == 3:
+        return (1,) if batched else (0,)
+    return BATCH_SIZES
+
+
 def write_warmup(
-    flow: Any, saved_model: Path, name: str, batch_sizes: Sequence[int] = BATCH_SIZES, batched: bool = False
+    flow: Any,
+    saved_model: Path,
+    name: str,
+    batch_sizes: Sequence[int] | None = None,
+    batched: bool = False,
 ) -> int:
     """Write the warm-up requests of an export, after it has answered each of them.
 
@@ -64,7 +82,8 @@ def write_warmup(
         flow: the flow that was exported.
         saved_model: the folder of the export.
         name: under which it is served.
-        batch_sizes: numbers of examples to call each signature with; none for no warm-up.
+        batch_sizes: numbers of examples to call each signature with; () for no warm-up, None for those of
+            `batch_sizes_for`.
         batched: whether the server merges requests. It cannot merge those that draw, whose inputs have no
             batch dimension: they are left out.
 
@@ -74,6 +93,8 @@ def write_warmup(
     Raises:
         ValueError: the export does not answer.
     """
+    if batch_sizes is None:
+        batch_sizes = batch_sizes_for(flow, batched)
     if not batch_sizes:
         return 0
     (saved_model / EXTRA).mkdir(exist_ok=True)

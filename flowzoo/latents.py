@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from flowzoo import random
 from flowzoo.errors import near_matches
 from flowzoo.networks.base import positive_int
 
@@ -141,7 +142,7 @@ def move(model: Any, x: Any, along: Any, strengths: Sequence[float], condition: 
         x: examples, [n, *event_shape].
         along: [*latent_shape], from `direction` say.
         strengths: how far, in lengths of `along`; 0 is the example itself.
-        condition: one condition for all.
+        condition: [n, *condition_shape], or one for all.
 
     Returns:
         [n, len(strengths), *event_shape].
@@ -153,7 +154,8 @@ def move(model: Any, x: Any, along: Any, strengths: Sequence[float], condition: 
     if along.shape != z.shape[1:]:
         raise ValueError(f"along takes a latent of shape {z.shape[1:]}. Received: shape {along.shape}")
     moved = np.stack([z + np.float32(strength) * along for strength in strengths], axis=1)
-    flat = model.from_latent(moved.reshape(-1, *z.shape[1:]), condition)
+    given = _repeated(model, condition, len(strengths))
+    flat = model.from_latent(moved.reshape(-1, *z.shape[1:]), given)
     return np.asarray(flat).reshape(len(z), len(strengths), *model.event_shape)
 
 
@@ -201,14 +203,22 @@ def resample_levels(model: Any, x: Any, condition: Any = None, seed: int = 0) ->
     if len(levels) < 2:
         raise ValueError(f"{model.name} has one level: there is nothing to keep while another is drawn anew.")
     z = np.asarray(model.to_latent(x, condition))
-    noise = np.asarray(model.base.sample([len(z), *model.latent_shape], np.array([0, seed], "int32"), 1.0))
+    noise = np.asarray(model.base.sample([len(z), *model.latent_shape], random.as_seed(seed), 1.0))
     rows = [z]
     for part in levels:
         rows.append(rows[-1].copy())
         rows[-1][:, part] = noise[:, part]
     stacked = np.stack(rows, axis=1)
-    flat = model.from_latent(stacked.reshape(-1, *model.latent_shape), condition)
+    given = _repeated(model, condition, len(rows))
+    flat = model.from_latent(stacked.reshape(-1, *model.latent_shape), given)
     return np.asarray(flat).reshape(len(z), len(rows), *model.event_shape)
+
+
+def _repeated(model: Any, condition: Any, times: int) -> Any:
+    """Return the conditions of examples for so many latents of each; one for all stays what it is."""
+    if condition is None or np.ndim(condition) <= len(model.condition_shape or ()):
+        return condition
+    return np.repeat(np.asarray(condition), times, axis=0)
 
 
 def level_slices(model: Any) -> list[slice]:

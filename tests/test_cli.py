@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from flowzoo import registry, weights
 from flowzoo.cli import app, codes, files, main, options
 from flowzoo.cli.console import Talk
 from flowzoo.data import open_source
-from flowzoo.errors import MissingDataError
+from flowzoo.errors import DataError, MissingDataError
 from tests.models.flows import sparing
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -209,6 +210,52 @@ def test_arrays_come_back_from_their_files(tmp_path, suffix):
     read, condition = files.read_examples(tmp_path / f"x{suffix}")
     assert condition is None
     np.testing.assert_allclose(read, x, rtol=1e-6)
+
+
+def test_examples_are_given_the_shape_and_type_of_the_model():
+    from flowzoo.cli.scoring import _fitted
+    from flowzoo.models import NICE
+
+    counts = NICE((2, 2, 3), num_values=1000)
+    x = np.random.default_rng(0).integers(0, 1000, (4, 2, 2, 3))
+    for given in (x, x.reshape(4, 12), x.astype(float), x[:, None]):
+        assert np.array_equal(_fitted(given, counts), x) and _fitted(given, counts).dtype == "int32"
+    for wrong, message in ((x + 1000, "0 to 999"), (x + 0.5, "0 to 999"), (x.transpose(0, 3, 1, 2), "shape")):
+        with pytest.raises(DataError, match=message):
+            _fitted(wrong, counts)
+    with pytest.raises(DataError, match="image_folder -o path=DIR -o size=2"):
+        _fitted(np.zeros((1, 9, 8, 3)), counts)
+    double = SimpleNamespace(event_shape=(2,), num_values=None, data_dtype="float64")
+    assert _fitted(np.full((1, 2), 1e9 + 0.25), double)[0, 0] == 1e9 + 0.25
+
+
+def test_options_that_are_text_stay_text():
+    given = ["path=2020", "columns=[a, b]", "size=8", "header=false"]
+    assert options.source_options(given) == {
+        "path": "2020",
+        "columns": ["a", "b"],
+        "size": 8,
+        "header": False,
+    }
+
+
+def test_no_label_is_left_over():
+    model = SimpleNamespace(name="m", condition_shape=(), num_classes=3)
+    assert options.condition_for(model, 4, "0,2", None).tolist() == [0, 2, 0, 2]
+    with pytest.raises(ValueError, match="2 labels, and 1 can be used"):
+        options.condition_for(model, 1, "0,2", None)
+
+
+def test_pictures_are_read_as_training_reads_them(tmp_path):
+    from PIL import Image
+
+    x = np.random.default_rng(0).integers(0, 255, (2, 4, 3), dtype=np.uint8)
+    turned = Image.Exif()
+    turned[0x0112] = 6  # to be turned by a quarter
+    Image.fromarray(x).save(tmp_path / "a.png", exif=turned)
+    Image.fromarray(np.rot90(x, -1)).save(tmp_path / "b.tif")
+    read, _ = files.read_examples(tmp_path)
+    assert read.shape == (2, 4, 2, 3) and np.array_equal(read[0], read[1])
 
 
 def test_conditions_and_tables_and_images_are_read(tmp_path):

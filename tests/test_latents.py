@@ -18,7 +18,7 @@ from flowzoo.data import open_source
 from flowzoo.data.images import read_pictures
 from flowzoo.errors import DataError
 from flowzoo.layers import DiagonalScaling
-from tests.models.flows import randomise_gently
+from tests.models.flows import KINDS, randomise_gently, shared
 
 RNG = np.random.default_rng
 
@@ -113,6 +113,17 @@ def test_temperatures_share_their_noise(digits) -> None:
     np.testing.assert_array_equal(rows[0], flow.sample(3, temperature=0.5, seed=4))
 
 
+def test_conditions_belong_to_examples() -> None:
+    flow, what = shared("nice", "labelled_image"), KINDS["labelled_image"]
+    x, labels = what.data(3), np.array([0, 2, 1])
+    along = RNG(0).normal(size=flow.latent_shape)
+    moved = latents.move(flow, x, along, [0.0, 0.5], labels)
+    for given, label, row in zip(x, labels, moved, strict=True):
+        np.testing.assert_array_equal(row[0], given)
+        np.testing.assert_array_equal(row[1:], latents.move(flow, given[None], along, [0.5], label)[0])
+    np.testing.assert_array_equal(latents.move(flow, x, along, [0.0], 2)[:, 0], x)
+
+
 def test_levels_are_drawn_anew_from_the_finest_on(faces) -> None:
     parts = latents.level_slices(faces)
     # 8x8x3: 4x4x12 lets half go, then 2x2x24, and 1x1x48 is left.
@@ -127,6 +138,7 @@ def test_levels_are_drawn_anew_from_the_finest_on(faces) -> None:
         kept = slice(0, part.start)
         assert part.start == 0 or np.abs(again - z)[:, kept].mean() < 0.2 * np.abs(again - z)[:, part].mean()
     np.testing.assert_array_equal(rows, latents.resample_levels(faces, x, seed=3))
+    assert not np.array_equal(rows, latents.resample_levels(faces, x, seed=3_000_000_000))
 
 
 def test_a_flow_of_one_level_has_none_to_keep() -> None:

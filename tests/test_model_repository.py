@@ -116,15 +116,16 @@ def test_which_versions_are_served(options: dict, policy: str, labels: dict) -> 
 def test_stable_stays_where_it_was_put(tmp_path: Path) -> None:
     """A new version is the canary; a rollback by hand outlives the next files, and its version is served."""
 
-    def write(*versions: int) -> str:
+    def write(*versions: int, keep: int = 2) -> str:
         for version in versions:
             (tmp_path / "a" / str(version)).mkdir(parents=True)
             (tmp_path / "a" / str(version) / "saved_model.pb").touch()
-        repository.write_repository(tmp_path)
+        repository.write_repository(tmp_path, keep=keep)
         return (tmp_path / "models.config").read_text()
 
     write(1)
     text = write(2, 3)
+    assert write(keep=1) == text
     assert repository.stable_versions(tmp_path / "models.config") == {"a": 1}
     assert "specific { versions: 1 versions: 3 }" in text and 'key: "canary" value: 3' in text
     (tmp_path / "models.config").write_text(text.replace('"stable" value: 1', '"stable" value: 3'))

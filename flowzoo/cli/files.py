@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 
 from flowzoo.arrays import npz_names, read_npy, read_npz
+from flowzoo.data.archives import IMAGES
 from flowzoo.errors import DataError
 from flowzoo.files import write_atomic
 
 SAMPLE_SUFFIXES = (".png", ".npy", ".npz", ".csv")
 SCORE_SUFFIXES = (".csv", ".npy", ".npz")
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
+IMAGE_SUFFIXES = tuple(sorted(IMAGES.endings))
 DATA_SUFFIXES = (".npy", ".npz", ".csv", ".parquet", *IMAGE_SUFFIXES)
 
 
@@ -147,7 +148,7 @@ def _read_images(path: Path) -> np.ndarray:
         raise DataError(f"{path}: no images ({', '.join(IMAGE_SUFFIXES)}) in this folder.")
     images = []
     for name in names:
-        pixels = np.asarray(decoded(name.read_bytes(), None, str(name), upright=False))
+        pixels = np.asarray(decoded(name.read_bytes(), None, str(name)))
         images.append(pixels if pixels.ndim == 3 else pixels[..., None])
         if images[-1].shape != images[0].shape:
             raise DataError(f"{name} is {images[-1].shape}, but {names[0].name} is {images[0].shape}.")

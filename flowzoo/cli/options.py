@@ -41,6 +41,8 @@ SourceOption = Annotated[
 
 # Examples that go through a model at once: enough to be fast, few enough for a laptop's memory.
 _CHUNK_VALUES = 2**20
+# Options of data sources that are text, whatever they look like.
+_TEXTS = ("path", "data_dir")
 
 
 def chunk_size(event_size: int) -> int:
@@ -62,6 +64,8 @@ def fresh_seed(seed: int | None) -> int:
 def source_options(given: list[str] | None) -> dict[str, Any]:
     """Reads KEY=VALUE texts; each value as YAML, so that 3, 0.5, true and [a, b] are what they look like.
 
+    A path is text, also that of a folder named 2020.
+
     Raises:
         ValueError: A text is not KEY=VALUE, or a key is given twice.
     """
@@ -73,7 +77,7 @@ def source_options(given: list[str] | None) -> dict[str, Any]:
         if not equals or not key or key in options:
             raise ValueError(f"--option takes KEY=VALUE, each key once. Received: {text!r}.")
         try:
-            options[key] = yaml.safe_load(value)
+            options[key] = value if key in _TEXTS else yaml.safe_load(value)
         except yaml.YAMLError as error:
             raise ValueError(f"--option {key}: the value is not YAML. Received: {value!r}.") from error
     return options
@@ -131,6 +135,8 @@ def _labels(text: str, total: int, num_classes: int | None) -> np.ndarray:
         raise ValueError("This model has no class labels; use --condition.")
     if np.min(labels) < 0 or np.max(labels) >= num_classes:
         raise ValueError(f"Labels lie in 0…{num_classes - 1}. Received: {text!r}.")
+    if len(labels) > max(total, 1):
+        raise ValueError(f"--label gives {len(labels)} labels, and {total} can be used. Received: {text!r}.")
     return np.resize(labels, total)
 
 

@@ -159,15 +159,25 @@ def _fitted(x: np.ndarray, model: Flow) -> np.ndarray:
     """Gives the examples the model's shape and type where that loses nothing."""
     shape = tuple(model.event_shape)
     if x.shape[1:] != shape:
-        if x[:1].size != math.prod(shape) * len(x[:1]):
-            raise DataError(f"{model.name} takes examples of shape {shape}. Received: {x.shape[1:]}.")
+        # Flat rows, or axes of length 1 more or less; other axes in another order are another example.
+        flat = x.ndim == 2 or _without_ones(x.shape[1:]) == _without_ones(shape)
+        if not flat or x[:1].size != math.prod(shape) * len(x[:1]):
+            way = ""
+            if len(shape) == 3 and x.ndim == 4 and shape[0] == shape[1]:
+                way = f" Pictures are made so by: --data image_folder -o path=DIR -o size={shape[0]}"
+            raise DataError(f"{model.name} takes examples of shape {shape}. Received: {x.shape[1:]}.{way}")
         x = x.reshape(len(x), *shape)
-    if not model.discrete:
-        return x.astype(np.float32)
-    whole = x.astype(np.uint8) if x.size == 0 or (x.min() >= 0 and x.max() <= 255) else None
+    if model.num_values is None:
+        return x.astype(model.data_dtype)
+    most = model.num_values - 1
+    whole = x.astype(model.data_dtype) if x.size == 0 or (x.min() >= 0 and x.max() <= most) else None
     if whole is None or (whole != x).any():
-        raise DataError(f"{model.name} takes whole pixel values from 0 to 255, not fractions or others.")
+        raise DataError(f"{model.name} takes whole values from 0 to {most}, not fractions or others.")
     return whole
+
+
+def _without_ones(shape: tuple[int, ...]) -> list[int]:
+    return [length for length in shape if length != 1]
 
 
 def _summary(columns: dict[str, np.ndarray]) -> dict[str, Any]:

@@ -71,7 +71,7 @@ def models_config(
         follow: serve the newest versions instead, whatever they are, without labels: the server takes a new
             version as soon as it is exported.
         stable: which version of a model is "stable", by name, where it is among the versions. It is served
-            beside the newest ones.
+            beside the newest ones, of which there is one at least.
 
     Raises:
         ValueError: `keep` is not a whole number from 1.
@@ -90,8 +90,8 @@ def _model(
     name: str, versions: Sequence[int], base_path: str, keep: int, follow: bool, stable: int | None
 ) -> str:
     served = versions[-keep:]
-    if keep > 1 and stable is not None and stable in versions and stable not in served:
-        served = [stable, *versions[1 - keep :]]
+    if stable is not None and stable in versions and stable not in served:
+        served = [stable, *versions[-max(keep - 1, 1) :]]
     lines = [
         f"name: {_text(name)}",
         f"base_path: {_text(f'{base_path}/{name}')}",

@@ -129,7 +129,8 @@ def models_in(folder: str | os.PathLike[str]) -> Models:
         return Models(path.parent, (path.name,))
     raise ValueError(
         f"{folder} holds neither a {repository.MODELS} nor the versions of a model "
-        "(FOLDER/1/saved_model.pb); `flowzoo export` writes both."
+        f"(FOLDER/1/saved_model.pb). `flowzoo export --all {folder} --files-only` writes a "
+        f"{repository.MODELS} over the models in it; one alone is served as {folder}/NAME."
     )
 
 

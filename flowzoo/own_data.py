@@ -14,6 +14,8 @@ _log = logging.getLogger(__name__)
 # The rate rises in this share of all steps at most, and the weights are averaged over this share at most.
 _WARMUP, _AVERAGED = 0.1, 0.1
 OWN = "the user's own"
+# Options of sources that name the condition, which is asked for by giving one.
+_LABELS = ("labels", "label", "condition")
 
 
 def renamed(
@@ -64,24 +66,40 @@ def command_for(entry: str, config: EntryConfig) -> str:
 def suited(config: EntryConfig, source: Source) -> EntryConfig:
     """Return a config whose flow expects what the source has.
 
-    That is as many values of a pixel, 32 of five bits, and with the option `labels` of a source its classes
-    as the condition, whatever the entry's flow is conditioned on.
+    That is as many values of a pixel, 32 of five bits, and the source's own classes, or numbers of its own,
+    as the condition, whatever the entry's flow is conditioned on: where an option names them (`labels`,
+    `label`, `condition`), the data are said to be conditional, or the architecture takes a condition.
 
     Raises:
-        ValueError: the flow takes class labels, and the data have none.
+        ValueError: a condition is asked for, and the data have none.
     """
     content = config.model_dump(mode="json")
     if source.num_values is not None:
         content["model"]["args"]["num_values"] = source.num_values
-    if config.data is not None and config.data.options.get("labels") and source.num_classes is not None:
+    if _conditional(config):
+        if source.condition_shape is None:
+            raise ValueError(_without_condition(config, source))
+        # Of classes the shape is (), which num_classes says.
+        shape = None if source.num_classes is not None else list(source.condition_shape)
         content["data"]["conditional"] = True
-        content["model"] |= {"num_classes": source.num_classes, "condition_shape": None}
-    elif config.model.num_classes is not None and not (config.data and config.data.conditional):
-        raise ValueError(
-            f"The architecture of {config.name} takes class labels, and the data give none: of pictures "
-            f"labels=true (-o labels=true) makes the folder that each lies in its class."
-        )
+        content["model"] |= {"num_classes": source.num_classes, "condition_shape": shape}
     return parse_config(content, f"the configuration of {config.name}")
+
+
+def _conditional(config: EntryConfig) -> bool:
+    if config.model.num_classes is not None or config.model.condition_shape is not None:
+        return True
+    data = config.data
+    return data is not None and (data.conditional or any(data.options.get(key) for key in _LABELS))
+
+
+def _without_condition(config: EntryConfig, source: Source) -> str:
+    takes = "class labels" if config.model.num_classes is not None else "a condition"
+    return (
+        f"The architecture of {config.name} takes {takes}, and the data give none: of pictures labels=true "
+        f"(-o labels=true) makes the folder that each lies in its class, of a table label=COLUMN names a "
+        f"column, of an NPZ file condition=ARRAY an array. Received: {source!r}"
+    )
 
 
 def fitted(recipe: TrainingConfig, steps: int) -> TrainingConfig:

@@ -68,6 +68,8 @@ def train(
         limit: use only so many examples of each split.
         overwrite: replace an earlier result, once the new one is whole.
         data: other data than the entry's: `{"source": "image_folder", "options": {"path": "faces"}}`, say.
+            Their condition is the flow's where an option names it (`labels`, `label`, `condition`),
+            `"conditional"` is True, or the entry's flow takes one.
         event_shape: of one example, where it is not the entry's; by default that of `data`.
         rename: the name of what is trained on other data, `glow_family` say. Its flow expects as many
             values of a pixel as the data have, and a warm-up or an average of weights that is too long for
@@ -89,9 +91,10 @@ def train(
         DataError: `resume` is asked for, and the state is that of another training; or an example, a picture
             say, cannot be read.
         ValueError: `data` without `rename`, or the other way round, or for an entry that learns from a
-            teacher's pairs; a strategy that cannot work, a TF_CONFIG that names no workers, a batch that does
-            not divide among the replicas; a teacher of another architecture, several workers for pairs, or a
-            recipe of one step, which cannot be published.
+            teacher's pairs, or without the condition that the flow is to take; a strategy that cannot work, a
+            TF_CONFIG that names no workers, a batch that does not divide among the replicas; a teacher of
+            another architecture, several workers for pairs, or a recipe of one step, which cannot be
+            published.
         NoWeightsError: the teacher has no weights here.
         FileExistsError: there is an earlier result and `overwrite` is False.
         BlockingIOError: another process trains the same into `out`.

@@ -360,6 +360,47 @@ def test_folders_of_pictures_are_classes(tmp_path: Path, capsys: Any) -> None:
     assert "takes class labels, and the data give none: of pictures labels=true" in capsys.readouterr().err
 
 
+WORDS = Source(x=np.zeros((6, 2), np.float32), condition=np.arange(6, dtype=np.int32) % 3, num_classes=3)
+NUMBERS = Source(x=np.zeros((6, 2), np.float32), condition=np.zeros((6, 4), np.float32))
+PLAIN = Source(x=np.zeros((6, 2), np.float32))
+
+
+def suited(name: str, source: Source, conditional: bool = False, **options: Any) -> Any:
+    data = {"source": "csv", "options": options, "conditional": conditional}
+    return own_data.suited(own_data.renamed(registry.get_config(name), data, None, "my_table"), source)
+
+
+@pytest.mark.parametrize(
+    ("name", "asked"),
+    [
+        ("maf_moons", {"label": "kind"}),
+        ("maf_moons", {"condition": "theta"}),
+        ("maf_moons", {"labels": True}),
+        ("maf_moons", {"conditional": True}),
+        ("test_maf", {}),  # has two classes of its own data
+    ],
+)
+def test_the_condition_of_other_data_is_the_models(name: str, asked: dict[str, Any]) -> None:
+    config = suited(name, WORDS, **asked)
+    assert config.data.conditional
+    assert (config.model.num_classes, config.model.condition_shape) == (3, None)
+    config = suited(name, NUMBERS, **asked)
+    assert config.data.conditional
+    assert (config.model.num_classes, config.model.condition_shape) == (None, (4,))
+
+
+def test_a_condition_that_nobody_asks_for_is_left_out() -> None:
+    config = suited("maf_moons", WORDS, labels=False)
+    assert not config.data.conditional and config.model.num_classes is None
+
+
+def test_a_condition_that_is_not_there_is_asked_for() -> None:
+    with pytest.raises(ValueError, match="takes class labels, and the data give none: .*label=COLUMN"):
+        suited("test_maf", PLAIN)
+    with pytest.raises(ValueError, match="takes a condition, and the data give none"):
+        suited("maf_moons", PLAIN, conditional=True)
+
+
 def test_a_broken_picture_is_named(pictures: Path, tmp_path: Path, capsys: Any) -> None:
     (pictures / "000.png").write_bytes((pictures / "000.png").read_bytes()[:60])
     command = ["train", "test_realnvp", "--pictures", str(pictures), "--size", "8", "--epochs", "1", "-q"]

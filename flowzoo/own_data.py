@@ -98,7 +98,7 @@ def _without_condition(config: EntryConfig, source: Source) -> str:
     return (
         f"The architecture of {config.name} takes {takes}, and the data give none: of pictures labels=true "
         f"(-o labels=true) makes the folder that each lies in its class, of a table label=COLUMN names a "
-        f"column, of an NPZ file condition=ARRAY an array. Received: {source!r}"
+        f"column, of an NPZ file condition=ARRAY an array. Received: {source.name!r} without any"
     )
 
 

@@ -10,10 +10,12 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from PIL import Image
 
 from flowzoo.cli import main
 from flowzoo.config import TrainingConfig
 from flowzoo.data import Source, pipeline, write_shards
+from flowzoo.errors import DataError
 from flowzoo.models import MAF
 from flowzoo.training.feed import Feed
 from flowzoo.training.recipe import train_recipe
@@ -190,3 +192,28 @@ def test_shards_and_workers_are_reported(tmp_path, capsys):
     said = capsys.readouterr().out
     assert "examples/s" in said and "A step" not in said
     assert main([*arguments, "--worker", "2", "--workers", "2"]) == 2
+
+
+def test_the_model_is_suited_to_the_data_that_are_named(tmp_path, monkeypatch):
+    """Three columns for a flow of two, words for a flow of two classes, five bits for one of 17 values."""
+    asked = {}
+
+    def report(source, batch_size, *, model, conditional, **others):
+        asked.update(model=model, conditional=conditional)
+        raise DataError("enough")
+
+    monkeypatch.setattr("flowzoo.training.waiting.report_pipeline", report)
+    words = np.array(["low", "middle", "high"])[np.arange(40) % 3]
+    table = "\n".join(["a,b,c,kind", *(f"{i},{i % 7},{i % 5}.5,{word}" for i, word in enumerate(words))])
+    (tmp_path / "t.csv").write_text(table)
+    given = ["--data", "csv", "-o", f"path={tmp_path / 't.csv'}"]
+    for name, option in (("maf_moons", "columns=[a, b, c]"), ("test_maf", "label=kind")):
+        assert main(["pipeline", name, *given, "-o", option]) == 2
+        flow, labelled = asked["model"], option.startswith("label")
+        assert flow.event_shape == (3,) and flow.num_classes == (3 if labelled else None)
+        assert asked["conditional"] == labelled
+    Image.fromarray(np.zeros((9, 9, 3), np.uint8)).save(tmp_path / "0.png")
+    given = ["--data", "image_folder", "-o", f"path={tmp_path}", "-o", "size=8", "-o", "bits=5"]
+    assert main(["pipeline", "test_glow", *given, "-o", "validation=0", "-o", "test=0"]) == 2
+    assert asked["model"].event_shape == (8, 8, 3) and asked["model"].num_values == 32
+    assert not asked["conditional"]

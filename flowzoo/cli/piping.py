@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from flowzoo import data, registry
+from flowzoo import data, own_data, registry
 from flowzoo.cli.console import Talk
 from flowzoo.cli.options import DataDir, Json, Limit, NameOrConfig, SourceOption, placed, source_options
 from flowzoo.cli.quiet import import_tensorflow
@@ -41,12 +41,17 @@ def pipeline(
     if config.data is None and source is None:
         raise DataError(f"{name} names no data set: give one with --data.")
     chosen = source or (config.data.source if config.data else "")
-    own = config.data.options if config.data and source is None else {}
-    options = {**own, **source_options(option), **placed(chosen, data_dir)}
+    given = source_options(option)
+    if source is not None:  # the same architecture on other data, as `flowzoo train --data` makes it
+        config = own_data.renamed(config, {"source": source, "options": given}, None, name)
+    own = config.data.options if config.data else {}
+    options = {**own, **given, **placed(chosen, data_dir)}
     import_tensorflow()
     from flowzoo.training.waiting import report_pipeline
 
     opened = data.open_source(chosen, "train", **options)
+    if source is not None:
+        config = own_data.suited(config, opened)
     size = batch_size or config.training.batch_size
     report = report_pipeline(
         opened,

@@ -6,7 +6,7 @@ import contextlib
 import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, cast, get_args
 
 import numpy as np
 
@@ -26,6 +26,7 @@ from flowzoo.errors import DataError
 from flowzoo.files import staged_folder, write_atomic
 
 _CHUNK_BYTES = 2**23
+_DTYPES = get_args(Feature.model_fields["dtype"].annotation)
 
 
 def write_shards(
@@ -40,6 +41,7 @@ def write_shards(
 
     Example i of a split goes to file i mod `num_shards`: each file is a fair sample of the whole, whatever
     order the examples are in. A record is a `tf.train.Example` with the bytes of "x" and of "condition".
+    Conditions of any whole numbers are written as int32 (uint8 stays uint8).
     Memory is constant for sources that are not in memory themselves.
 
     Args:
@@ -54,7 +56,8 @@ def write_shards(
         What was written.
 
     Raises:
-        DataError: The splits are not of one kind, more shards than examples, or values that are not finite.
+        DataError: The splits are not of one kind, more shards than examples, values that are not finite or of
+            a type that no record has, or whole numbers beyond int32.
         FileExistsError: The folder exists and `overwrite` is False.
         OSError: It cannot be written.
     """
@@ -88,7 +91,8 @@ def _checked(sources: Mapping[str, Source], num_shards: int) -> Source:
     if num_shards < 1 or not sources:
         raise DataError(f"num_shards must be at least 1, of at least one split. Received: {num_shards}")
     kinds = {
-        split: (source.event_shape, source.dtype, source.condition_shape) for split, source in sources.items()
+        split: (source.event_shape, source.dtype, source.condition_shape, _condition_dtype(source))
+        for split, source in sources.items()
     }
     if len(set(kinds.values())) > 1:
         raise DataError(f"Splits of one data set have one shape and type. Received: {kinds}")
@@ -110,10 +114,10 @@ class _Record:
     """The bytes of a record. All but the values are the same in each, so no message is built for it."""
 
     def __init__(self, source: Source) -> None:
-        self.x = Feature(dtype=cast(Any, str(source.dtype)), shape=source.event_shape)
+        self.x = _feature("x", str(source.dtype), source.event_shape)
         self.condition = None
         if source.condition_shape is not None:
-            self.condition = Feature(dtype=cast(Any, _condition_dtype(source)), shape=source.condition_shape)
+            self.condition = _feature("condition", str(_condition_dtype(source)), source.condition_shape)
         self._features = features_of(self.x, self.condition)
         self.length = length_of_record(self._features)
 
@@ -132,10 +136,32 @@ def _bytes(values: np.ndarray, feature: Feature) -> np.ndarray:
     return little.reshape(len(values), -1).view(np.uint8).reshape(len(values), feature.num_bytes)
 
 
-def _condition_dtype(source: Source) -> str:
+def _feature(name: str, dtype: str, shape: tuple[int, ...]) -> Feature:
+    if dtype not in _DTYPES:
+        raise DataError(f"Records hold {', '.join(_DTYPES)}. Received: {name} of {dtype}")
+    return Feature(dtype=cast(Any, dtype), shape=shape)
+
+
+def _condition_dtype(source: Source) -> str | None:
+    """Gives the type that conditions are written in; NumPy's and pandas' own whole numbers are int64."""
+    if source.condition_shape is None:
+        return None
     if source.is_streamed:
-        return str(np.dtype(cast(Any, source.x).element_spec[1].dtype.as_numpy_dtype))
-    return str(cast(np.ndarray, source.condition).dtype)
+        dtype = np.dtype(cast(Any, source.x).element_spec[1].dtype.as_numpy_dtype)
+    else:
+        dtype = cast(np.ndarray, source.condition).dtype
+    return "int32" if dtype.kind in "iub" and str(dtype) not in _DTYPES else str(dtype)
+
+
+def _check_condition(condition: np.ndarray, where: str) -> None:
+    check_finite(condition, where)
+    if condition.dtype.kind in "iu" and condition.size:
+        low, high, allowed = condition.min(), condition.max(), np.iinfo(np.int32)
+        if low < allowed.min or high > allowed.max:
+            raise DataError(
+                f"{where}: whole numbers are written as int32, {allowed.min} to {allowed.max}. "
+                f"Received: {low} to {high}"
+            )
 
 
 def _write_split(
@@ -156,7 +182,7 @@ def _write_split(
             where = f"Source {source.name!r} ({split}), after {done} examples"
             check_finite(x, where)
             if condition is not None:
-                check_finite(condition, f"{where}, condition")
+                _check_condition(condition, f"{where}, condition")
             _write_rows(writers, record.rows(x, condition), done)
             done += len(x)
             if report is not None:

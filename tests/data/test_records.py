@@ -100,6 +100,19 @@ def test_every_type_and_shape_comes_back(tmp_path, monkeypatch, dtype):
         np.testing.assert_array_equal(found, wanted)
 
 
+@pytest.mark.parametrize("dtype", ["int64", "uint16", "bool", "uint8"])
+@pytest.mark.parametrize("streamed", [False, True])
+def test_conditions_of_any_whole_numbers_are_written(tmp_path, dtype, streamed):
+    x, condition = X[:20], (np.arange(20) % 2).astype(dtype)
+    given = Source(x=x, condition=condition)
+    if streamed:
+        given = Source(x=tf.data.Dataset.from_tensor_slices((x, condition)))
+    write_shards(given, tmp_path / "s", num_shards=2)
+    found = train(tmp_path / "s").head()[1]
+    assert found.dtype == ("uint8" if dtype == "uint8" else "int32")
+    np.testing.assert_array_equal(found, condition)
+
+
 def test_splits_and_streams_are_written(tmp_path):
     stream = tf.data.Dataset.from_tensor_slices(X).filter(lambda x: x[0] % 4 == 0)
     write_shards(
@@ -377,6 +390,14 @@ def test_no_index_is_refused(tmp_path):
         (SOURCE, 204, "num_shards=204 for 203 examples"),
         (Source(x=tf.data.Dataset.from_tensor_slices(X).filter(lambda x: x[0] < 4)), 3, "num_shards=3 for 2"),
         ({"train": SOURCE, "test": Source(x=X[:, :1], split="test")}, 1, "one shape and type"),
+        (
+            {"train": SOURCE, "test": Source(x=X, condition=LABELS / 2, split="test")},
+            1,
+            "one shape and type.*float64",
+        ),
+        (Source(x=X, condition=np.arange(SIZE) + 2**31), 1, "as int32, .* Received: 2147483648 to"),
+        (Source(x=X, condition=np.full(SIZE, 2**64 - 1, np.uint64)), 1, "as int32"),
+        (Source(x=X, condition=np.full(SIZE, "tall")), 1, "Records hold uint8, .* condition of <U4"),
     ],
 )
 def test_what_cannot_be_written_is_refused(tmp_path, sources, num_shards, message):

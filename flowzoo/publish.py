@@ -38,6 +38,7 @@ class TrainResult:
         seconds: of the training.
         sha256: of the folder's SHA256SUMS: what the entry's config names once the weights are published.
         history: logs by epoch.
+        published_before: nothing was trained: an earlier call of the same training has published this.
     """
 
     name: str
@@ -47,6 +48,7 @@ class TrainResult:
     seconds: float
     sha256: str
     history: dict[str, list[float]]
+    published_before: bool = dataclasses.field(default=False, compare=False)
 
 
 def publish(

@@ -23,7 +23,7 @@ from flowzoo.training.resuming import Saving
 from flowzoo.training.states import StateFolder
 from flowzoo.training.strategies import check_strategy, make_strategy
 from flowzoo.training.workers import Workers, lost_workers_named
-from flowzoo.training_job import TrainingJob
+from flowzoo.training_job import TrainingJob, fingerprint
 
 
 def train(
@@ -74,8 +74,8 @@ def train(
         rename: the name of what is trained on other data, `glow_family` say. Its flow expects as many
             values of a pixel as the data have, and a warm-up or an average of weights that is too long for
             the steps of the training is shortened, which the logger says.
-        resume: go on with a training that was stopped; without one, begin. One that was published already
-            gives its result.
+        resume: go on with a training that was stopped; without one, begin. One that was published already,
+            from the same data, gives its result (`published_before`).
         state_seconds: the state is written when so many seconds have passed since the last time,
         state_steps: or when so many steps were taken; None for the seconds alone.
         previews: draw samples every so many epochs, to `out/NAME.training/previews/` and TensorBoard.
@@ -123,7 +123,15 @@ def train(
     )
     command = own_data.command_for(name, config)
     job = TrainingJob(
-        config, recipe, Path(out) / config.name, saving, Workers.of(chosen), limit, overwrite, command
+        config,
+        recipe,
+        Path(out) / config.name,
+        saving,
+        Workers.of(chosen),
+        limit,
+        overwrite,
+        command,
+        data=[fingerprint(source, limit) for source in sources.values()],
     )
     with lost_workers_named(job.workers), job.alone(), data_faults_named():
         earlier = job.result_of_before()

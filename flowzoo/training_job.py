@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 from flowzoo.config import EntryConfig, TrainingConfig
@@ -24,6 +25,9 @@ from flowzoo.training.resuming import Saving
 from flowzoo.training.workers import Workers
 
 _log = logging.getLogger(__name__)
+
+# Of arrays up to so many bytes all is digested, of others so many examples at either end.
+_SMALL_BYTES, _FEW = 2**24, 8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,6 +43,7 @@ class TrainingJob:
         limit: examples of each split that are used, or None for all.
         overwrite: whether an earlier result is replaced.
         command: what the card says repeats it.
+        data: the `fingerprint` of each split: what was published is another training's once the data change.
     """
 
     config: EntryConfig
@@ -49,6 +54,7 @@ class TrainingJob:
     limit: int | None
     overwrite: bool
     command: str
+    data: list[list[Any]]
 
     @property
     def beside(self) -> Path:
@@ -111,13 +117,14 @@ class TrainingJob:
             digest = hashlib.sha256((self.target / MANIFEST).read_bytes()).hexdigest()
         except FileNotFoundError:
             return b""
-        if note["about"] != self._about or note["result"]["sha256"] != digest:
+        # Earlier versions wrote notes that do not name the data: these are taken at their word.
+        if note["about"] not in (self._about, self._about[:-1]) or note["result"]["sha256"] != digest:
             return b""
-        return json.dumps(note["result"]).encode()
+        return json.dumps(note["result"] | {"published_before": True}).encode()
 
     @property
     def _about(self) -> list[Any]:
-        return [self.saving.about, self.recipe.model_dump(mode="json"), self.limit]
+        return [self.saving.about, self.recipe.model_dump(mode="json"), self.limit, self.data]
 
     def publish(self, trained: Trained, sources: dict[str, Source]) -> TrainResult:
         """Publish a flow, then delete the states that led to it; return the chief's result on every worker.
@@ -157,6 +164,39 @@ class TrainingJob:
             raise _explained(error, hint, self.target) from error
         self.saving.states.clear()
         return result
+
+
+def fingerprint(source: Source, limit: int | None) -> list[Any]:
+    """Return what tells a split from one of other data, in a moment: its size, type and shape, and a digest.
+
+    The digest is that of small arrays, of the first and the last few examples of others (and of those that
+    are made on demand), or of the digests of TFRecord shards. Other streams have none: None.
+
+    Args:
+        source: the split.
+        limit: only so many examples are used, or None for all.
+    """
+    digest = None
+    if source.records is not None:
+        digest = hashlib.sha256("".join(file.sha256 for file in source.records.files).encode())
+    elif not source.is_streamed:
+        digest = hashlib.sha256()
+        for values in (source.x, source.condition):
+            if values is not None:
+                digest.update(np.ascontiguousarray(_some(values, limit)).tobytes())
+    shapes = [
+        list(source.event_shape),
+        None if source.condition_shape is None else list(source.condition_shape),
+    ]
+    return [source.split, source.size, str(source.dtype), shapes, digest and digest.hexdigest()]
+
+
+def _some(values: Any, limit: int | None) -> np.ndarray:
+    size = len(values) if limit is None else min(limit, len(values))
+    if isinstance(values, np.ndarray) and values[:size].nbytes <= _SMALL_BYTES:
+        return values[:size]
+    first, last = range(min(_FEW, size)), range(max(0, size - _FEW), size)
+    return np.asarray(values[np.array(sorted({*first, *last}))])
 
 
 def _explained(error: OSError | tf.errors.OpError, hint: str, path: Path) -> OSError:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
 import json
 import logging
 from collections.abc import Callable
@@ -11,18 +13,24 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from PIL import Image
 
 import flowzoo
-from flowzoo import own_data, registry
+from flowzoo import own_data, registry, trainer, training_job
 from flowzoo.cli.app import main
 from flowzoo.config import TrainingConfig, parse_config
 from flowzoo.data import Source, open_source, pipeline, record_reader, write_shards
+from flowzoo.data.lazy import Lazy
 from flowzoo.errors import DataError
+from flowzoo.manifest import MANIFEST
+from flowzoo.publish import TrainResult
 from flowzoo.training.callbacks import Patience
 from flowzoo.training.recipe import train_recipe
 from flowzoo.training.resuming import Saving
 from flowzoo.training.states import StateFolder
+from flowzoo.training.workers import Workers
+from flowzoo.training_job import fingerprint
 
 RECIPE: dict[str, Any] = {
     "epochs": 6,
@@ -247,6 +255,118 @@ def test_patience_counts_epochs_without_a_better_loss() -> None:
         patience.on_epoch_end(epoch, {"val_loss": loss})
         stops.append(patience.model.stop_training)
     assert stops == [False, False, False, False, False, True, False]
+
+
+# -- what was published before ----------------------------------------------------------------------
+
+
+@dataclasses.dataclass
+class Rows(Lazy):
+    """Examples that are made on demand, and note which."""
+
+    values: np.ndarray
+    asked: set[int] = dataclasses.field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        self.shape, self.dtype = self.values.shape, self.values.dtype
+
+    def __getitem__(self, rows: Any) -> np.ndarray:
+        self.asked |= set(np.arange(len(self))[rows].tolist())
+        return self.values[rows]
+
+
+def test_other_data_have_another_fingerprint(tmp_path: Path) -> None:
+    x, labels = np.random.RandomState(0).normal(size=(100, 2)).astype(np.float32), np.arange(100) % 3
+    changed = x.copy()
+    changed[50] += 1
+    one = fingerprint(Source(x=x), None)
+    assert one == json.loads(json.dumps(fingerprint(Source(x=x.copy()), None)))
+    others = [Source(x=changed), Source(x=x[:99]), Source(x=x.astype(np.float64)), Source(x=x[:, :, None])]
+    others += [Source(x=x, condition=labels), Source(x=x, condition=labels[::-1])]
+    found = [one, *(fingerprint(other, None) for other in others)]
+    assert all(found.count(each) == 1 for each in found)
+    # What is not used does not count, and of what is made on demand little is read.
+    assert fingerprint(Source(x=x), 50) == fingerprint(Source(x=changed), 50)
+    rows = Rows(x)
+    assert fingerprint(Source(x=rows), 90) == fingerprint(Source(x=Rows(changed)), 90)
+    assert rows.asked == {*range(8), *range(82, 90)}
+    changed[0] += 1
+    assert fingerprint(Source(x=rows), None) != fingerprint(Source(x=Rows(changed)), None)
+    for name, values in (("a", x), ("b", changed)):
+        write_shards(Source(x=values), tmp_path / name, num_shards=2)
+    shards = [fingerprint(open_source("tfrecords", path=tmp_path / name), None) for name in "aab"]
+    assert shards[0] == shards[1] != shards[2]
+    assert fingerprint(Source(x=tf.data.Dataset.from_tensor_slices(x)), None)[-1] is None
+
+
+def published_job(out: Path, data: list[Any]) -> training_job.TrainingJob:
+    saving = Saving(StateFolder(out / "maf_own.training" / "states"), resume=True, about="maf_own")
+    workers = Workers.of(tf.distribute.get_strategy())
+    config = registry.get_config("test_maf")
+    return training_job.TrainingJob(
+        config, config.training, out / "maf_own", saving, workers, None, True, "train", data
+    )
+
+
+@pytest.mark.parametrize("named", [True, False], ids=["today's note", "an older note"])
+def test_a_result_is_that_of_its_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, named: bool) -> None:
+    """A note that an older version wrote names no data, and is taken at its word."""
+
+    def publish(*arguments: Any, **options: Any) -> TrainResult:
+        (tmp_path / "maf_own").mkdir()
+        (tmp_path / "maf_own" / MANIFEST).write_text("files")
+        digest = hashlib.sha256(b"files").hexdigest()
+        return TrainResult("maf_own", str(tmp_path / "maf_own"), 1.5, None, 3.0, digest, {"loss": [1.0]})
+
+    monkeypatch.setattr(training_job, "publish", publish)
+    job, other = published_job(tmp_path, [["train", 5]]), published_job(tmp_path, [["train", 6]])
+    with job.alone():
+        assert job.result_of_before() is None
+        result = job.publish(None, {})  # type: ignore[arg-type]
+    assert not result.published_before
+    note = tmp_path / "maf_own.training" / "published.json"
+    if not named:
+        content = json.loads(note.read_text())
+        content["about"].pop()
+        del content["result"]["published_before"]
+        note.write_text(json.dumps(content))
+    again = job.result_of_before()
+    assert again == result and again.published_before
+    assert (other.result_of_before() is None) == named
+    assert note.exists() == (not named)
+    if named:
+        refusing = dataclasses.replace(other, overwrite=False)
+        with pytest.raises(FileExistsError, match="overwrite=True"), refusing.alone():
+            pass
+
+
+def test_a_training_names_its_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+
+    def stop(*arguments: Any, data: list[Any], **options: Any) -> None:
+        seen.append(data)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(trainer, "TrainingJob", stop)
+    for value in (0, 0, 1):
+        lines = ["a,b", *(f"{i},{i % 7 + value}" for i in range(40))]
+        (tmp_path / "t.csv").write_text("\n".join(lines))
+        own = {"source": "csv", "options": {"path": str(tmp_path / "t.csv")}}
+        with pytest.raises(KeyboardInterrupt):
+            flowzoo.train("maf_moons", data=own, rename="maf_own", out=tmp_path)
+    assert seen[0] == seen[1] != seen[2]
+    assert [split for split, *_ in seen[0]] == ["train", "validation", "test"]
+
+
+def test_the_command_says_that_nothing_was_done(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    path = Path(flowzoo.__file__).parent.parent / "saved_models" / "test_maf"
+    result = TrainResult("test_maf", str(path), 1.5, None, 3.0, "", {}, published_before=True)
+    monkeypatch.setattr(flowzoo, "train", lambda *_, **__: result)
+    assert main(["train", "test_maf", "--resume"]) == 0
+    said = capsys.readouterr().out
+    assert "trained and published before; nothing was done (loss 1.5000 nats" in said and "Wrote" not in said
+    assert main(["train", "test_maf", "--resume", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["published_before"] is True
 
 
 # -- other data -----------------------------------------------------------------------------------

@@ -86,12 +86,20 @@ def train(
             previews=previews,
             verbose=0 if quiet else 1 if talk.on_terminal else 2,
         )
-    bits = f", {result.bits_per_dim:.4f} bits/dim" if result.bits_per_dim is not None else ""
-    talk.say(f"Wrote {result.path}: loss {result.loss:.4f} nats{bits}, {result.seconds:.0f} s.")
+    _say_result(talk, result)
     use = f"path:{result.path}" if own or of_a_file else f"{name} --source path:{result.path}"
     use += " --label 0" if weights.config_in(result.path).model.num_classes else ""
     talk.say(f"Use it: flowzoo sample {use} --out samples.png")
     talk.result(_line(result))
+
+
+def _say_result(talk: Talk, result: Any) -> None:
+    bits = f", {result.bits_per_dim:.4f} bits/dim" if result.bits_per_dim is not None else ""
+    figures = f"loss {result.loss:.4f} nats{bits}, {result.seconds:.0f} s"
+    if result.published_before:
+        talk.say(f"{result.path} was trained and published before; nothing was done ({figures}).")
+    else:
+        talk.say(f"Wrote {result.path}: {figures}.")
 
 
 def _own_data(
@@ -122,4 +130,5 @@ def _line(result: Any) -> dict[str, Any]:
         "bits_per_dim": result.bits_per_dim,
         "path": result.path,
         "seconds": result.seconds,
+        "published_before": result.published_before,
     }

@@ -130,6 +130,12 @@ def test_stable_stays_where_it_was_put(tmp_path: Path) -> None:
     assert "specific { versions: 1 versions: 3 }" in text and 'key: "canary" value: 3' in text
     (tmp_path / "models.config").write_text(text.replace('"stable" value: 1', '"stable" value: 3'))
     assert 'key: "stable" value: 3' in write(4)
+    by_hand = 'version_labels { key: "prod" value: 2 } version_labels { key: "gone" value: 9 } }'
+    start, _, end = (tmp_path / "models.config").read_text().rpartition("  }\n")
+    (tmp_path / "models.config").write_text(f"{start}{by_hand}\n{end}")
+    text = write(keep=1)
+    assert "specific { versions: 2 versions: 3 versions: 4 }" in text and 'key: "prod" value: 2' in text
+    assert "gone" not in text and write(keep=1) == text
     (tmp_path / "models.config").write_text("model_config_list { config { name: 3 }")
     with pytest.raises(ValueError, match=r"models.config is no models.config"):
         write()

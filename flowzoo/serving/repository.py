@@ -57,6 +57,7 @@ def models_config(
     keep: int = 2,
     follow: bool = False,
     stable: Mapping[str, int] | None = None,
+    others: Mapping[str, Mapping[str, int]] | None = None,
 ) -> str:
     """Return a ModelServerConfig as text.
 
@@ -72,26 +73,36 @@ def models_config(
             version as soon as it is exported.
         stable: which version of a model is "stable", by name, where it is among the versions. It is served
             beside the newest ones, of which there is one at least.
+        others: labels given by hand, by name of the model; their versions, if they are there, are served too.
 
     Raises:
         ValueError: `keep` is not a whole number from 1.
     """
     if isinstance(keep, bool) or not isinstance(keep, int) or keep < 1:
         raise ValueError(f"keep takes a whole number of versions from 1. Received: {keep!r}")
-    stable = stable or {}
+    stable, others = stable or {}, others or {}
     parts = [
-        _model(name, sorted(models[name]), base_path, keep, follow, stable.get(name))
+        _model(name, sorted(models[name]), base_path, keep, follow, stable.get(name), others.get(name, {}))
         for name in sorted(models)
     ]
     return "model_config_list {\n" + "".join(parts) + "}\n"
 
 
 def _model(
-    name: str, versions: Sequence[int], base_path: str, keep: int, follow: bool, stable: int | None
+    name: str,
+    versions: Sequence[int],
+    base_path: str,
+    keep: int,
+    follow: bool,
+    stable: int | None,
+    others: Mapping[str, int],
 ) -> str:
     served = versions[-keep:]
     if stable is not None and stable in versions and stable not in served:
         served = [stable, *versions[-max(keep - 1, 1) :]]
+    given = {label: version for label, version in others.items() if version in versions}
+    labelled = labels(served, stable) | given
+    served = sorted({*served, *given.values()})
     lines = [
         f"name: {_text(name)}",
         f"base_path: {_text(f'{base_path}/{name}')}",
@@ -102,9 +113,7 @@ def _model(
     else:
         chosen = " ".join(f"versions: {version}" for version in served)
         lines.append(f"model_version_policy {{ specific {{ {chosen} }} }}")
-        lines += [
-            f'version_labels {{ key: "{label}" value: {n} }}' for label, n in labels(served, stable).items()
-        ]
+        lines += [f"version_labels {{ key: {_text(label)} value: {n} }}" for label, n in labelled.items()]
     return "  config {\n" + "".join(f"    {line}\n" for line in lines) + "  }\n"
 
 
@@ -115,6 +124,21 @@ def labels(served: Sequence[int], stable: int | None = None) -> dict[str, int]:
     if stable is None or stable not in served:
         stable = served[-2]
     return {"stable": stable, "canary": served[-1]}
+
+
+def labels_by_hand(config: Path) -> dict[str, dict[str, int]]:
+    """Return the labels of a models.config besides those that flowzoo gives, by name of the model.
+
+    Raises:
+        ValueError: the file is no ModelServerConfig in the text format.
+        OSError: it cannot be read.
+    """
+    return {
+        model.name: {
+            label.key: label.value for label in model.version_labels if label.key not in ("stable", "canary")
+        }
+        for model in configured(config)
+    }
 
 
 def stable_versions(config: Path) -> dict[str, int]:
@@ -176,7 +200,8 @@ def write_repository(
 ) -> dict[str, list[int]]:
     """Write the three configuration files over the models in a folder; earlier files are replaced.
 
-    What an earlier models.config labels "stable" keeps the label: to move it is a decision.
+    What an earlier models.config labels "stable", or otherwise by hand, keeps its label: to move it is a
+    decision.
 
     Args:
         folder: the folder.
@@ -196,8 +221,10 @@ def write_repository(
     if not models:
         raise ValueError(f"No exported model is in {folder}; `flowzoo export NAME {folder}` writes one.")
     base = str(folder.resolve()) if base_path is None else base_path.rstrip("/")
-    stable = stable_versions(folder / MODELS) if (folder / MODELS).is_file() else None
-    write_atomic(folder / MODELS, models_config(models, base, keep=keep, follow=follow, stable=stable))
+    earlier: dict[str, Any] = {}
+    if (folder / MODELS).is_file():
+        earlier = {"stable": stable_versions(folder / MODELS), "others": labels_by_hand(folder / MODELS)}
+    write_atomic(folder / MODELS, models_config(models, base, keep=keep, follow=follow, **earlier))
     write_atomic(folder / BATCHING, batching_parameters())
     write_atomic(folder / MONITORING, monitoring_config())
     return models

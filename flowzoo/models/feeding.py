@@ -28,16 +28,25 @@ def is_batched(x: Any) -> bool:
 def _parts(batch: Any) -> tuple[Any, Any, Any]:
     """Return x, condition and sample weights of a batch, where (x, condition) may be one pair."""
     x, condition, weight = keras.utils.unpack_x_y_sample_weight(batch)
-    if isinstance(x, tuple | list) and condition is None:
+    if isinstance(condition, tf.NoneTensorSpec):
+        condition = None
+    if isinstance(x, tuple | list) and condition is None and len(x) == 2:
         x, condition = x
     return x, condition, weight
+
+
+def is_no_condition(flow: Any, condition: Any) -> bool:
+    """Say whether a condition stands for none: see `no_condition`."""
+    return condition is None or (flow.condition_shape is None and condition.shape[-1] == 0)
 
 
 def unpack(flow: Any, data: Any) -> tuple[tf.Tensor, tf.Tensor | None, tf.Tensor | None]:
     """Return x, the condition as the layers take it, and the sample weights of one batch."""
     x, condition, weight = _parts(data)
-    if condition is not None and flow.condition_shape is None and condition.shape[-1] == 0:
-        condition = None  # see `no_condition`
+    if is_no_condition(flow, condition):
+        condition = None
+    if weight is not None and len(weight.shape) == 2:
+        weight = tf.squeeze(weight, -1)  # Keras takes columns of weights too
     x = checks.data(flow, x)
     return x, checks.condition(flow, condition, tf.shape(x)[0]), weight
 
@@ -67,13 +76,13 @@ class CheckedBatches(keras.utils.PyDataset):
             ValueError: it is not what the flow takes.
         """
         batch = self.batches[index]
-        x, condition, _ = _parts(batch)
+        x, condition, weight = _parts(batch)
         x = np.asarray(x)
         checks.shaped(x, self._flow.event_shape, "a batch", "event_shape")
         checks.values(self._flow, x, "a batch")
         if condition is not None and self._flow.condition_shape is not None:
             checks.finite(np.asarray(condition), "the condition of a batch")
-        return batch
+        return batch if condition is not None or weight is None else (x, no_condition(x), weight)
 
     def on_epoch_begin(self) -> None:
         """As the user's."""
@@ -104,21 +113,23 @@ def no_condition(x: Any) -> np.ndarray:
     return np.zeros([len(x), 0], "float32")
 
 
-def training_data(flow: Any, x: Any, y: Any, name: str) -> tuple[Any, Any]:
-    """Check data for fit, evaluate or adapt; return (x, condition), datasets with checks in the pipeline.
+def training_data(flow: Any, x: Any, y: Any, weight: Any, name: str) -> tuple[Any, Any, Any]:
+    """Check data for fit, evaluate or adapt; return x, condition and sample weights.
+
+    Datasets are returned with checks in the pipeline, and everything else as arrays.
 
     Raises:
         ValueError: wrong shapes, NaN or infinity, values out of range, a missing condition.
         TypeError: data of a kind that is not taken.
     """
     if isinstance(x, tf.data.Dataset):
-        return _checked_dataset(flow, x, name), y
+        return _checked_dataset(flow, x, name), y, weight
     if isinstance(x, keras.utils.PyDataset) and not getattr(x, "use_multiprocessing", False):
-        return x if isinstance(x, CheckedBatches) else CheckedBatches(flow, x), y
+        return x if isinstance(x, CheckedBatches) else CheckedBatches(flow, x), y, weight
     if is_batched(x):
-        return x, y
-    if isinstance(x, tuple | list) and y is None and len(x) in (2, 3) and _is_array(x[0]):
-        x, y = x[0], x[1]
+        return x, y, weight
+    if isinstance(x, tuple | list) and y is None and len(x) in (2, 3):
+        x, y, weight = _apart(x, weight, name)
     if not _is_array(x):
         raise TypeError(f"{name} takes {_KINDS}. Received: {type(x).__name__}")
     x = np.asarray(x)
@@ -129,7 +140,29 @@ def training_data(flow: Any, x: Any, y: Any, name: str) -> tuple[Any, Any]:
     checks.condition(flow, y)
     if y is not None and len(y) != len(x):
         raise ValueError(f"{name} holds {len(x)} examples and {len(y)} conditions.")
-    return x, y
+    return x, y, None if weight is None else _weights(weight, len(x), name)
+
+
+def _apart(x: Any, weight: Any, name: str) -> tuple[Any, Any, Any]:
+    """Return x, condition and sample weights of a tuple of arrays; what is no such tuple as it is."""
+    value, condition, own = _parts(x) if len(x) == 3 or _is_array(x[0]) else (x, None, None)
+    if own is not None and weight is not None:
+        raise ValueError(f"{name} holds sample weights of its own: sample_weight= cannot be given too.")
+    return value, condition, weight if own is None else own
+
+
+def _weights(weight: Any, size: int, name: str) -> np.ndarray:
+    """Check sample weights, one an example, and return them as [size]."""
+    weight = np.asarray(weight)
+    if weight.dtype.kind not in "fiub":
+        raise TypeError(f"sample_weight takes numbers. Received: an array of dtype {weight.dtype}")
+    if weight.shape not in ((size,), (size, 1)):
+        raise ValueError(
+            f"sample_weight takes one number for each of the {size} examples of {name}. "
+            f"Received: shape {weight.shape}"
+        )
+    checks.finite(weight, "sample_weight")
+    return weight.reshape(size)
 
 
 def _is_array(x: Any) -> bool:
@@ -145,7 +178,7 @@ def _checked_dataset(flow: Any, dataset: tf.data.Dataset, name: str) -> tf.data.
     if not isinstance(x, tf.TensorSpec):
         raise TypeError(f"{name} takes a dataset of x or (x, condition). Received: elements {parts}")
     checks.shaped(x, flow.event_shape, f"{name} (a dataset of batches)", "event_shape")
-    if condition is not None and flow.condition_shape is None:
+    if not is_no_condition(flow, condition) and flow.condition_shape is None:
         raise ValueError(
             f"{flow.name} takes no condition and {name} yields pairs. Drop the labels: "
             f"dataset.map(lambda x, y: x)"
@@ -157,7 +190,8 @@ def _checked_dataset(flow: Any, dataset: tf.data.Dataset, name: str) -> tf.data.
         value, given, _ = _parts(elements)
         numbers = given is not None and flow.condition_shape is not None and given.dtype.is_floating
         with tf.control_dependencies([*_assertions(flow, value), *(_finite(given) if numbers else [])]):
-            return tf.nest.map_structure(tf.identity, elements if len(elements) > 1 else elements[0])
+            elements = elements if len(elements) > 1 else elements[0]
+            return tf.nest.map_structure(lambda part: None if part is None else tf.identity(part), elements)
 
     checked = dataset
     numbers = flow.condition_shape is not None and condition.dtype.is_floating
@@ -211,8 +245,6 @@ def one_order(
             f"Received: {options['validation_split']}"
         )
     weight, batch_size = options.pop("sample_weight", None), options.pop("batch_size", None) or 32
-    if weight is not None and y is None:
-        y = no_condition(x)
     size = len(x)
     options["shuffle"] = False
     if options.get("steps_per_epoch") is None:

@@ -188,8 +188,13 @@ class Trainable:
     def _unpack(self, data: Any) -> tuple[tf.Tensor, tf.Tensor | None, tf.Tensor | None]:
         return feeding.unpack(self, data) if self.lesson is None else self.lesson.unpack(self, data)
 
-    def _checked(self, x: Any, y: Any, name: str) -> tuple[Any, Any]:
-        return (x, y) if self.lesson is not None else feeding.training_data(self, x, y, name)
+    def _checked(self, x: Any, y: Any, weight: Any, name: str) -> tuple[Any, Any, Any]:
+        """Return x, condition and sample weights as Keras takes them, checked."""
+        if self.lesson is None:
+            x, y, weight = feeding.training_data(self, x, y, weight, name)
+        if weight is not None and y is None and not feeding.is_batched(x):
+            y = feeding.no_condition(x)
+        return x, y, weight
 
     def _noise_seed(self, stream: int, step: Any) -> tf.Tensor:
         return random.fold_in(random.fold_in(random.as_seed(self.seed), stream), tf.cast(step, tf.int32))
@@ -215,11 +220,11 @@ class Trainable:
         takes its part; they start from the first worker's weights.
 
         Args:
-            x: data: an array or tensor, a pair (x, condition), a tf.data.Dataset of batches of x,
-                (x, condition) or (x, condition, sample_weight), or a Keras PyDataset.
+            x: data: an array or tensor, (x, condition) or (x, condition, sample_weight), a tf.data.Dataset of
+                batches of these, or a Keras PyDataset. A condition of None stands for none.
             y: conditions, where `x` is an array.
             *args: as `keras.Model.fit`.
-            validation_data: as `x`, or (x, condition).
+            validation_data: as `x`.
             **kwargs: as `keras.Model.fit`.
 
         Returns:
@@ -230,36 +235,43 @@ class Trainable:
             TypeError: data of a kind that is not taken.
             FloatingPointError: the loss of the last epoch is not finite, and so the weights may not be.
         """
-        x, y = self._checked(x, y, "x")
+        x, y, weight = self._checked(x, y, kwargs.pop("sample_weight", None), "x")
         if validation_data is not None:
-            val_x, val_y = self._checked(validation_data, None, "validation_data")
-            validation_data = val_x if val_y is None else (val_x, val_y)
-            if val_y is None and not feeding.is_batched(val_x):
-                validation_data = (val_x, None)
+            parts = self._checked(validation_data, None, None, "validation_data")
+            validation_data = parts[0] if feeding.is_batched(parts[0]) else parts
         if not self.adapted and self.lesson is None:
             self._adapt(x, y)
         replicas.agree(self.distribute_strategy, self.weights)
+        if weight is not None:
+            kwargs["sample_weight"] = weight
         if replicas.several_workers(self.distribute_strategy):
             x, y, args, kwargs = feeding.one_order(x, y, args, kwargs, self.seed)
         if feeding.is_batched(x):
             kwargs.setdefault("shuffle", False)  # a dataset shuffles itself; Keras would warn
-        elif y is None and kwargs.get("sample_weight") is not None:
-            y = feeding.no_condition(x)
         with feeding.clear_errors():
             history = super().fit(x, y, *args, validation_data=validation_data, **kwargs)
         if history.epoch:
             feeding.check_loss(history.epoch[-1] + 1, history.history["loss"][-1], self.base)
         return history
 
-    def evaluate(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> Any:
+    def evaluate(
+        self,
+        x: Any = None,
+        y: Any = None,
+        batch_size: Any = None,
+        verbose: Any = "auto",
+        sample_weight: Any = None,
+        *args: Any,
+        **kwargs: Any,
+    ) -> Any:
         """Return the mean of -log_prob in nats (and bits per dimension); arguments as `fit`.
 
         The noise of a discrete flow comes from the model's seed, so that two calls agree.
         """
         if not kwargs.get("_use_cached_eval_dataset"):
-            x, y = self._checked(x, y, "x")
+            x, y, sample_weight = self._checked(x, y, sample_weight, "x")
         with feeding.clear_errors():
-            return super().evaluate(x, y, *args, **kwargs)
+            return super().evaluate(x, y, batch_size, verbose, sample_weight, *args, **kwargs)
 
     # -- weights that come from data ------------------------------------------------------------------
 
@@ -282,7 +294,7 @@ class Trainable:
         Raises:
             ValueError: there is no data, or what `fit` refuses.
         """
-        x, y = feeding.training_data(self, x, y, "x")
+        x, y, _ = feeding.training_data(self, x, y, None, "x")
         self._adapt(x, y)
         replicas.agree(self.distribute_strategy, self.weights)
 

@@ -50,7 +50,7 @@ class WaitForData(keras.callbacks.Callback):
         Raises:
             ValueError: as `fit`, for what the flow does not take.
         """
-        checked, _ = model._checked(dataset, None, "x")  # by its lesson, if it has one
+        checked, _, _ = model._checked(dataset, None, None, "x")  # by its lesson, if it has one
         clock = tf.data.Dataset.counter().map(lambda _: tf.timestamp())
 
         def note(before: tf.Tensor, batch: Any, after: tf.Tensor) -> Any:

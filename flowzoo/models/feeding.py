@@ -1,8 +1,9 @@
-"""The data that fit and evaluate take, brought to one form and checked at the door."""
+"""The data that fit, evaluate and predict take, brought to one form and checked at the door."""
 
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -17,6 +18,9 @@ from flowzoo.models import checks
 
 # The arguments of `keras.Model.fit` that may be given by position after x and y.
 _BY_POSITION = ("batch_size", "epochs", "verbose", "callbacks", "validation_split")
+# What `CheckedBatches` calls a batch: the text by which an error in a thread of tf.data is found again.
+_BATCH = "a batch"
+_OF_A_BATCH = re.compile(f"ValueError: ((?:the condition of )?{_BATCH} takes .+)")
 _KINDS = "an array, a pair (x, condition), a tf.data.Dataset or a keras.utils.PyDataset"
 
 
@@ -78,10 +82,10 @@ class CheckedBatches(keras.utils.PyDataset):
         batch = self.batches[index]
         x, condition, weight = _parts(batch)
         x = np.asarray(x)
-        checks.shaped(x, self._flow.event_shape, "a batch", "event_shape")
-        checks.values(self._flow, x, "a batch")
+        checks.shaped(x, self._flow.event_shape, _BATCH, "event_shape")
+        checks.values(self._flow, x, _BATCH)
         if condition is not None and self._flow.condition_shape is not None:
-            checks.finite(np.asarray(condition), "the condition of a batch")
+            checks.finite(np.asarray(condition), f"the condition of {_BATCH}")
         return batch if condition is not None or weight is None else (x, no_condition(x), weight)
 
     def on_epoch_begin(self) -> None:
@@ -114,7 +118,7 @@ def no_condition(x: Any) -> np.ndarray:
 
 
 def training_data(flow: Any, x: Any, y: Any, weight: Any, name: str) -> tuple[Any, Any, Any]:
-    """Check data for fit, evaluate or adapt; return x, condition and sample weights.
+    """Check data for fit, evaluate, predict or adapt; return x, condition and sample weights.
 
     Datasets are returned with checks in the pipeline, and everything else as arrays.
 
@@ -141,6 +145,12 @@ def training_data(flow: Any, x: Any, y: Any, weight: Any, name: str) -> tuple[An
     if y is not None and len(y) != len(x):
         raise ValueError(f"{name} holds {len(x)} examples and {len(y)} conditions.")
     return x, y, None if weight is None else _weights(weight, len(x), name)
+
+
+def one_batch(x: Any) -> None:
+    """Raise TypeError where `x` yields batches, for what takes one batch alone."""
+    if is_batched(x):
+        raise TypeError(f"x takes one batch: an array or a pair (x, condition). Received: {type(x).__name__}")
 
 
 def _apart(x: Any, weight: Any, name: str) -> tuple[Any, Any, Any]:
@@ -265,12 +275,15 @@ def one_order(
 
 @contextlib.contextmanager
 def clear_errors() -> Iterator[None]:
-    """Turn what the checks in a pipeline raise into ValueError, and corrupt shards into DataError."""
+    """Turn what checks in pipelines and threads raise into ValueError, and corrupt shards into DataError."""
     try:
         with record_reader.clear_errors():
             yield
     except tf.errors.InvalidArgumentError as error:
         text = str(error)
+        of_a_batch = _OF_A_BATCH.search(text)
+        if of_a_batch:
+            raise ValueError(of_a_batch[1]) from error
         if checks.NOT_FINITE in text:
             raise ValueError(
                 "The dataset holds NaN or infinity: clean it, or mask those examples."

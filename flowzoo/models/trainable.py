@@ -273,6 +273,64 @@ class Trainable:
         with feeding.clear_errors():
             return super().evaluate(x, y, batch_size, verbose, sample_weight, *args, **kwargs)
 
+    # -- predict, and one batch -----------------------------------------------------------------------
+
+    def predict(self, x: Any, *args: Any, **kwargs: Any) -> Any:
+        """Return log_prob as an array; data, errors and noise as those of `log_prob`.
+
+        Args:
+            x: data, as `fit`.
+            *args: as `keras.Model.predict`.
+            **kwargs: as `keras.Model.predict`.
+
+        Raises:
+            ValueError, TypeError: as `fit`.
+        """
+        x, y, _ = feeding.training_data(self, x, None, None, "x")
+        with feeding.clear_errors():
+            return super().predict(x if y is None else (x, y), *args, **kwargs)
+
+    def predict_on_batch(self, x: Any) -> Any:
+        """Return log_prob of a batch, x or (x, condition), as an array; errors as `predict`."""
+        feeding.one_batch(x)
+        x, y, _ = feeding.training_data(self, x, None, None, "x")
+        with feeding.clear_errors():
+            return super().predict_on_batch(x if y is None else (x, y))
+
+    def train_on_batch(
+        self, x: Any, y: Any = None, sample_weight: Any = None, *args: Any, **kwargs: Any
+    ) -> Any:
+        """Take one step on a batch, the first step after `adapt` on it, and return the loss before it.
+
+        Call `adapt` with more data first where a batch is small: what it sets stays as it is.
+
+        Args:
+            x: a batch, as an array for `fit`, or (x, condition).
+            y: its conditions.
+            sample_weight: one weight an example.
+            *args: as `keras.Model.train_on_batch`.
+            **kwargs: as `keras.Model.train_on_batch`.
+
+        Raises:
+            ValueError, TypeError: as `fit`.
+        """
+        feeding.one_batch(x)
+        x, y, sample_weight = self._checked(x, y, sample_weight, "x")
+        if not self.adapted and self.lesson is None:
+            self._adapt(x, y)
+            replicas.agree(self.distribute_strategy, self.weights)
+        with feeding.clear_errors():
+            return super().train_on_batch(x, y, sample_weight, *args, **kwargs)
+
+    def test_on_batch(
+        self, x: Any, y: Any = None, sample_weight: Any = None, *args: Any, **kwargs: Any
+    ) -> Any:
+        """Return the loss of a batch; arguments and errors as `train_on_batch`."""
+        feeding.one_batch(x)
+        x, y, sample_weight = self._checked(x, y, sample_weight, "x")
+        with feeding.clear_errors():
+            return super().test_on_batch(x, y, sample_weight, *args, **kwargs)
+
     # -- weights that come from data ------------------------------------------------------------------
 
     @property

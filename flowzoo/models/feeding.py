@@ -14,7 +14,7 @@ import tensorflow as tf
 from flowzoo import random
 from flowzoo.data import record_reader
 from flowzoo.distributions.uniform import Uniform
-from flowzoo.models import checks
+from flowzoo.models import checks, digits
 
 # The arguments of `keras.Model.fit` that may be given by position after x and y.
 _BY_POSITION = ("batch_size", "epochs", "verbose", "callbacks", "validation_split")
@@ -230,9 +230,23 @@ def _assertions(flow: Any, value: tf.Tensor) -> list[Any]:
     return found
 
 
-def one_order(
-    x: Any, y: Any, args: tuple[Any, ...], options: dict[str, Any], seed: int
-) -> tuple[Any, Any, tuple[Any, ...], dict[str, Any]]:
+def by_name(args: tuple[Any, ...], options: dict[str, Any]) -> dict[str, Any]:
+    """Return the arguments of `fit` after x and y, all by name.
+
+    Raises:
+        TypeError: too many by position, or one given twice.
+    """
+    named = dict(zip(_BY_POSITION, args, strict=False))
+    twice = sorted(named.keys() & options.keys())
+    if len(args) > len(named) or twice:
+        raise TypeError(
+            f"fit takes {', '.join(_BY_POSITION)} by position after x and y, each once. "
+            f"Received: {f'{twice[0]} twice' if twice else f'{len(args)} by position'}"
+        )
+    return {**named, **options}
+
+
+def one_order(x: Any, y: Any, options: dict[str, Any], seed: int) -> tuple[Any, Any, dict[str, Any]]:
     """Return what `fit` was given, with arrays to be shuffled as batches in an order that all workers share.
 
     Keras shuffles arrays by TensorFlow's global seed, another in each process: with several workers, each
@@ -242,18 +256,17 @@ def one_order(
     Args:
         x: as `fit`, checked.
         y: conditions of an array.
-        args: of `fit`, after x and y.
-        options: of `fit`, by name.
+        options: of `fit`, all by name.
         seed: of the model.
     """
-    options = {**dict(zip(_BY_POSITION, args, strict=False)), **options}
     if is_batched(x) or not options.get("shuffle", True):
-        return x, y, (), options
+        return x, y, options
     if options.get("validation_split"):
         raise ValueError(
             f"validation_split cannot be used with several workers: give validation_data. "
             f"Received: {options['validation_split']}"
         )
+    options = dict(options)
     weight, batch_size = options.pop("sample_weight", None), options.pop("batch_size", None) or 32
     size = len(x)
     options["shuffle"] = False
@@ -264,13 +277,9 @@ def one_order(
         rows = random.permutation(size, random.fold_in(random.as_seed(seed), epoch))
         return tf.data.Dataset.from_tensor_slices(rows).batch(batch_size)
 
-    arrays = tuple(tf.convert_to_tensor(part) for part in (x, y, weight) if part is not None)
-    batches = tf.data.Dataset.range(options.get("initial_epoch", 0), 2**31 - 1).flat_map(order)
-    batches = tf.data.Dataset.zip(batches, tf.data.Dataset.from_tensors(arrays).repeat())
-    batches = batches.map(lambda rows, arrays: tuple(tf.gather(array, rows) for array in arrays))
-    sharding = tf.data.Options()
-    sharding.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.DATA
-    return batches.with_options(sharding).prefetch(tf.data.AUTOTUNE), None, (), options
+    rows = tf.data.Dataset.range(options.get("initial_epoch", 0), 2**31 - 1).flat_map(order)
+    arrays = tuple(part for part in (x, y, weight) if part is not None)
+    return digits.gathered(rows, arrays), None, options
 
 
 @contextlib.contextmanager

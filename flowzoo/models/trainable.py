@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from flowzoo import random
-from flowzoo.models import checks, feeding, replicas, updating
+from flowzoo.models import checks, digits, feeding, replicas, updating
 from flowzoo.models.condition_scaling import EXAMPLES
 from flowzoo.networks.dropout import dropping
 
@@ -244,12 +244,14 @@ class Trainable:
         replicas.agree(self.distribute_strategy, self.weights)
         if weight is not None:
             kwargs["sample_weight"] = weight
+        options = feeding.by_name(args, kwargs)
         if replicas.several_workers(self.distribute_strategy):
-            x, y, args, kwargs = feeding.one_order(x, y, args, kwargs, self.seed)
+            x, y, options = feeding.one_order(x, y, options, self.seed)
+        x, y, validation_data, options = digits.training_batches(self, x, y, validation_data, options)
         if feeding.is_batched(x):
-            kwargs.setdefault("shuffle", False)  # a dataset shuffles itself; Keras would warn
+            options.setdefault("shuffle", False)  # a dataset shuffles itself; Keras would warn
         with feeding.clear_errors():
-            history = super().fit(x, y, *args, validation_data=validation_data, **kwargs)
+            history = super().fit(x, y, validation_data=validation_data, **options)
         if history.epoch:
             feeding.check_loss(history.epoch[-1] + 1, history.history["loss"][-1], self.base)
         return history
@@ -261,6 +263,7 @@ class Trainable:
         batch_size: Any = None,
         verbose: Any = "auto",
         sample_weight: Any = None,
+        steps: Any = None,
         *args: Any,
         **kwargs: Any,
     ) -> Any:
@@ -270,16 +273,29 @@ class Trainable:
         """
         if not kwargs.get("_use_cached_eval_dataset"):
             x, y, sample_weight = self._checked(x, y, sample_weight, "x")
+            if digits.cut(self, x, y):
+                x, y, sample_weight = digits.batches(x, y, sample_weight, batch_size, steps), None, None
         with feeding.clear_errors():
-            return super().evaluate(x, y, batch_size, verbose, sample_weight, *args, **kwargs)
+            return super().evaluate(x, y, batch_size, verbose, sample_weight, steps, *args, **kwargs)
 
     # -- predict, and one batch -----------------------------------------------------------------------
 
-    def predict(self, x: Any, *args: Any, **kwargs: Any) -> Any:
+    def predict(
+        self,
+        x: Any,
+        batch_size: Any = None,
+        verbose: Any = "auto",
+        steps: Any = None,
+        *args: Any,
+        **kwargs: Any,
+    ) -> Any:
         """Return log_prob as an array; data, errors and noise as those of `log_prob`.
 
         Args:
             x: data, as `fit`.
+            batch_size: as `keras.Model.predict`.
+            verbose: as `keras.Model.predict`.
+            steps: as `keras.Model.predict`.
             *args: as `keras.Model.predict`.
             **kwargs: as `keras.Model.predict`.
 
@@ -287,8 +303,10 @@ class Trainable:
             ValueError, TypeError: as `fit`.
         """
         x, y, _ = feeding.training_data(self, x, None, None, "x")
+        if digits.cut(self, x, y):
+            x, y = digits.batches(x, y, None, batch_size, steps), None
         with feeding.clear_errors():
-            return super().predict(x if y is None else (x, y), *args, **kwargs)
+            return super().predict(x if y is None else (x, y), batch_size, verbose, steps, *args, **kwargs)
 
     def predict_on_batch(self, x: Any) -> Any:
         """Return log_prob of a batch, x or (x, condition), as an array; errors as `predict`."""

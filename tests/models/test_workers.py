@@ -78,7 +78,7 @@ _WORKER = textwrap.dedent(
         print("RESULT" + json.dumps([name, trained(alone), several, shuffled]), flush=True)
 
     numbers = np.arange(40)
-    batches, *_ = feeding.one_order(numbers, None, (16,), {}, seed=5)
+    batches, *_ = feeding.one_order(numbers, None, {"batch_size": 16}, seed=5)
     order = strategy.experimental_distribute_dataset(batches.take(6))
     order = [strategy.experimental_local_results(batch[0])[0].numpy().tolist() for batch in order]
     print("RESULT" + json.dumps(["order", order]), flush=True)

@@ -10,6 +10,7 @@ import numpy as np
 from flowzoo.data.source import Source
 from flowzoo.data.values import check_finite
 from flowzoo.errors import DataError, near_matches
+from flowzoo.rounding import lost_in_float32
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -26,7 +27,8 @@ def numbers(values: np.ndarray, where: str) -> np.ndarray:
         The same values as float32; the same array if it is float32 already.
 
     Raises:
-        DataError: The values are not numbers, are NaN or infinite, or too large for float32.
+        DataError: The values are not numbers, are NaN or infinite, too large for float32, or rounded by
+            float32 by more than a thousandth of the standard deviation of a column.
     """
     if not (np.issubdtype(values.dtype, np.integer) or np.issubdtype(values.dtype, np.floating)):
         raise DataError(f"{where}: must hold numbers. Received: {values.dtype}")
@@ -34,6 +36,10 @@ def numbers(values: np.ndarray, where: str) -> np.ndarray:
     with np.errstate(over="ignore"):
         converted = values.astype(np.float32, copy=False)
     check_finite(converted, f"{where}, as float32 (at most 3.4e38)")
+    loss = lost_in_float32(values)
+    if loss is not None:
+        column = f", column {', '.join(map(str, loss.index))}" if values.ndim > 1 else ""
+        raise DataError(f"{where}{column}: {loss}. Subtract an offset from it (the mean, say).")
     return converted
 
 

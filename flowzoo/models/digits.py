@@ -36,7 +36,7 @@ def batches(
         weight: sample weights, or None; they come with conditions.
         batch_size: of a batch; None for what the steps of an epoch ask for, else 32.
         steps: of an epoch.
-        shuffle: whether the rows are shuffled, anew in each epoch; "batch": those of each batch by itself.
+        shuffle: whether the rows are shuffled, by TensorFlow's global seed; "batch": each batch by itself.
     """
     size = len(x)
     batch_size = batch_size or (-(-size // steps) if steps else 32)

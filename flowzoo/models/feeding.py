@@ -11,7 +11,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from flowzoo import random
+from flowzoo import random, rounding
 from flowzoo.data import record_reader
 from flowzoo.distributions.uniform import Uniform
 from flowzoo.models import checks, digits
@@ -145,6 +145,20 @@ def training_data(flow: Any, x: Any, y: Any, weight: Any, name: str) -> tuple[An
     if y is not None and len(y) != len(x):
         raise ValueError(f"{name} holds {len(x)} examples and {len(y)} conditions.")
     return x, y, None if weight is None else _weights(weight, len(x), name)
+
+
+def keeps_digits(flow: Any, x: Any, y: Any, name: str) -> None:
+    """Raise ValueError where arrays that a flow of float32 is to learn are not what float32 makes of them."""
+    if flow.compute_dtype != "float32":
+        return
+    for array, what in ((x, name), (None if flow.num_classes else y, "condition")):
+        loss = rounding.lost_in_float32(array) if isinstance(array, np.ndarray) else None
+        if loss is not None:
+            column = loss.index[0] if len(loss.index) == 1 else loss.index
+            raise ValueError(
+                f"Column {column} of {what} lies too far from 0 for {flow.name}, which computes in float32: "
+                f"{loss}. Subtract an offset from the column, or build the flow with dtype='float64'."
+            )
 
 
 def one_batch(x: Any) -> None:

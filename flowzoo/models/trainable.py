@@ -231,11 +231,14 @@ class Trainable:
             A `keras.callbacks.History` with `loss` in nats (and `bits_per_dim` for discrete data).
 
         Raises:
-            ValueError: wrong shapes, NaN or infinity, values out of range, a missing condition.
+            ValueError: wrong shapes, NaN or infinity, values out of range, a missing condition, a column of
+                an array that float32 rounds by more than a thousandth of its standard deviation.
             TypeError: data of a kind that is not taken.
             FloatingPointError: the loss of the last epoch is not finite, and so the weights may not be.
         """
         x, y, weight = self._checked(x, y, kwargs.pop("sample_weight", None), "x")
+        if self.lesson is None:
+            feeding.keeps_digits(self, x, y, "x")
         if validation_data is not None:
             parts = self._checked(validation_data, None, None, "validation_data")
             validation_data = parts[0] if feeding.is_batched(parts[0]) else parts
@@ -371,6 +374,7 @@ class Trainable:
             ValueError: there is no data, or what `fit` refuses.
         """
         x, y, _ = feeding.training_data(self, x, y, None, "x")
+        feeding.keeps_digits(self, x, y, "x")
         self._adapt(x, y)
         replicas.agree(self.distribute_strategy, self.weights)
 

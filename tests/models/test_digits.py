@@ -93,8 +93,6 @@ def test_batches_are_those_of_keras(shuffle: bool | str) -> None:
         assert np.array_equal(weight, W[order])
         assert np.array_equal(order, np.arange(90)) == (shuffle is False)
         assert np.array_equal(np.sort(order[:40]), np.arange(40)) == (shuffle is not True)
-    if shuffle:
-        assert not np.array_equal(epochs[0][0][0], epochs[1][0][0])
     assert digits.batches(X, steps=4).cardinality() == 4
 
 
@@ -118,8 +116,8 @@ def test_epochs_end_where_those_of_keras_do() -> None:
 
 
 def test_arguments_of_fit_are_given_once() -> None:
-    flow = made("float32")
+    flow, x = made("float32"), X - 1.7e9
     with pytest.raises(TypeError, match="batch_size twice"):
-        flow.fit(X, None, 32, batch_size=32)
+        flow.fit(x, None, 32, batch_size=32)
     with pytest.raises(TypeError, match="6 by position"):
-        flow.fit(X, None, 32, 1, 0, None, 0.0, X)
+        flow.fit(x, None, 32, 1, 0, None, 0.0, x)

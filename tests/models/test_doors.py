@@ -68,8 +68,7 @@ def test_bad_values_are_refused(door: str) -> None:
     assert all(np.array_equal(a, b) for a, b in zip(before, flow.get_weights(), strict=True))
 
 
-@pytest.mark.parametrize("graph", [False, True])
-def test_predict_looks_into_batches(graph: bool) -> None:
+def test_predict_looks_into_batches() -> None:
     flow, discrete, labelled = made(), made(num_values=17), made(num_classes=2)
     labels = np.where(np.arange(24) == 20, 7, LABELS)
     for model, parts, message in (
@@ -77,7 +76,7 @@ def test_predict_looks_into_batches(graph: bool) -> None:
         (discrete, (PIXELS + 100,), "outside what the flow takes|whole numbers from 0 to 16"),
         (labelled, (PIXELS, labels), "class labels from 0 to 1"),
     ):
-        model.compile(run_eagerly=not graph)
+        model.compile()  # in a graph
         for data in (Batches(*parts), tf.data.Dataset.from_tensor_slices(parts).batch(12)):
             with pytest.raises(ValueError, match=message):
                 model.predict(data, verbose=0)

@@ -23,7 +23,7 @@ PACKAGE = ROOT / "flowzoo"
 STAGES = (
     {"_discovery", "bounded", "cards", "errors", "files", "full_float32", "paths", "plain_data"}
     | {"plots", "random", "strict_yaml"},
-    {"arrays", "quantization"},
+    {"arrays", "quantization", "rounding"},
     {"config", "config_errors"},
     {"data"},
     {"bijectors", "ode"},

@@ -126,7 +126,7 @@ def test_stable_stays_where_it_was_put(tmp_path: Path) -> None:
     write(1)
     text = write(2, 3)
     assert write(keep=1) == text
-    assert repository.stable_versions(tmp_path / "models.config") == {"a": 1}
+    assert repository.labels_in(tmp_path / "models.config") == {"a": {"stable": 1, "canary": 3}}
     assert "specific { versions: 1 versions: 3 }" in text and 'key: "canary" value: 3' in text
     (tmp_path / "models.config").write_text(text.replace('"stable" value: 1', '"stable" value: 3'))
     assert 'key: "stable" value: 3' in write(4)
@@ -151,7 +151,7 @@ def test_a_models_config_may_be_written_in_any_way(tmp_path: Path) -> None:
     )
     found = [(model.name, model.base_path) for model in repository.configured(config)]
     assert found == [("ab", '/xü"y'), ("c", "/z")]
-    assert repository.stable_versions(config) == {"ab": 7}
+    assert repository.labels_in(config) == {"ab": {"stable": 7}, "c": {}}
     written = repository.models_config({'na"me\\ü': [1]}, "/mod els")
     config.write_text(written)
     assert repository.configured(config)[0].base_path == '/mod els/na"me\\ü'

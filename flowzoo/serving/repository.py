@@ -56,8 +56,7 @@ def models_config(
     *,
     keep: int = 2,
     follow: bool = False,
-    stable: Mapping[str, int] | None = None,
-    others: Mapping[str, Mapping[str, int]] | None = None,
+    earlier: Mapping[str, Mapping[str, int]] | None = None,
 ) -> str:
     """Return a ModelServerConfig as text.
 
@@ -71,18 +70,18 @@ def models_config(
         keep: how many versions of each model are served.
         follow: serve the newest versions instead, whatever they are, without labels: the server takes a new
             version as soon as it is exported.
-        stable: which version of a model is "stable", by name, where it is among the versions. It is served
-            beside the newest ones, of which there is one at least.
-        others: labels given by hand, by name of the model; their versions, if they are there, are served too.
+        earlier: versions by label, by name of the model, as `labels_in` gives them. What is there of them
+            keeps its label, "canary" apart, and is served beside the newest ones: "stable" in place of one of
+            them, if more than one is kept.
 
     Raises:
         ValueError: `keep` is not a whole number from 1.
     """
     if isinstance(keep, bool) or not isinstance(keep, int) or keep < 1:
         raise ValueError(f"keep takes a whole number of versions from 1. Received: {keep!r}")
-    stable, others = stable or {}, others or {}
+    earlier = earlier or {}
     parts = [
-        _model(name, sorted(models[name]), base_path, keep, follow, stable.get(name), others.get(name, {}))
+        _model(name, sorted(models[name]), base_path, keep, follow, earlier.get(name, {}))
         for name in sorted(models)
     ]
     return "model_config_list {\n" + "".join(parts) + "}\n"
@@ -94,15 +93,14 @@ def _model(
     base_path: str,
     keep: int,
     follow: bool,
-    stable: int | None,
-    others: Mapping[str, int],
+    earlier: Mapping[str, int],
 ) -> str:
-    served = versions[-keep:]
-    if stable is not None and stable in versions and stable not in served:
+    kept = {label: n for label, n in earlier.items() if n in versions and label != "canary"}
+    served, stable = versions[-keep:], kept.get("stable")
+    if stable is not None and stable not in served:
         served = [stable, *versions[-max(keep - 1, 1) :]]
-    given = {label: version for label, version in others.items() if version in versions}
-    labelled = labels(served, stable) | given
-    served = sorted({*served, *given.values()})
+    labelled = labels(served, stable) | kept
+    served = sorted({*served, *kept.values()})
     lines = [
         f"name: {_text(name)}",
         f"base_path: {_text(f'{base_path}/{name}')}",
@@ -126,33 +124,15 @@ def labels(served: Sequence[int], stable: int | None = None) -> dict[str, int]:
     return {"stable": stable, "canary": served[-1]}
 
 
-def labels_by_hand(config: Path) -> dict[str, dict[str, int]]:
-    """Return the labels of a models.config besides those that flowzoo gives, by name of the model.
+def labels_in(config: Path) -> dict[str, dict[str, int]]:
+    """Return the versions that a models.config labels, by label, by name of the model.
 
     Raises:
         ValueError: the file is no ModelServerConfig in the text format.
         OSError: it cannot be read.
     """
     return {
-        model.name: {
-            label.key: label.value for label in model.version_labels if label.key not in ("stable", "canary")
-        }
-        for model in configured(config)
-    }
-
-
-def stable_versions(config: Path) -> dict[str, int]:
-    """Return the version that a models.config labels "stable", by name of the model.
-
-    Raises:
-        ValueError: the file is no ModelServerConfig in the text format.
-        OSError: it cannot be read.
-    """
-    return {
-        model.name: label.value
-        for model in configured(config)
-        for label in model.version_labels
-        if label.key == "stable"
+        model.name: {label.key: label.value for label in model.version_labels} for model in configured(config)
     }
 
 
@@ -221,10 +201,8 @@ def write_repository(
     if not models:
         raise ValueError(f"No exported model is in {folder}; `flowzoo export NAME {folder}` writes one.")
     base = str(folder.resolve()) if base_path is None else base_path.rstrip("/")
-    earlier: dict[str, Any] = {}
-    if (folder / MODELS).is_file():
-        earlier = {"stable": stable_versions(folder / MODELS), "others": labels_by_hand(folder / MODELS)}
-    write_atomic(folder / MODELS, models_config(models, base, keep=keep, follow=follow, **earlier))
+    earlier = labels_in(folder / MODELS) if (folder / MODELS).is_file() else None
+    write_atomic(folder / MODELS, models_config(models, base, keep=keep, follow=follow, earlier=earlier))
     write_atomic(folder / BATCHING, batching_parameters())
     write_atomic(folder / MONITORING, monitoring_config())
     return models

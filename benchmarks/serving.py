@@ -5,8 +5,10 @@
 Both sides are in one process: the exported graph in a session of TensorFlow's C++ runtime, which is what
 TensorFlow Serving calls, and the loaded model through its own methods. For each entry, signature and number
 of rows a request, 1, 8 and 32 threads call one side for half a second, then the other, for several rounds:
-whatever else the machine does falls on both alike. p99 waits for other processes more than for the call; the
-processor time of a call does not. Without network, protos and batching: those of a server come on top.
+whatever else the machine does falls on both alike. A ratio is the geometric mean of those of the pairs of
+turns, and its error the standard error of that mean; p99 is that of all calls. It waits for other processes
+more than for the call; the processor time of a call does not. Without network, protos and batching: those of
+a server come on top.
 """
 
 from __future__ import annotations
@@ -53,7 +55,7 @@ def compare(
     out: Annotated[Path, typer.Option(help="Where to write the figures.")] = HERE / "serving.json",
 ) -> None:
     """Time every case that is not in the file yet, and write the figures and the table."""
-    machine = f"{os.cpu_count()} cores ({platform.machine()})"
+    machine = f"{len(os.sched_getaffinity(0))} cores ({platform.machine()})"
     found = json.loads(out.read_text()) if out.is_file() else {"machine": machine, "runs": []}
     done = {run["entry"] for run in found["runs"]}
     wanted = [case for case in CASES if case[0] not in done and (not entries or case[0] in entries)]
@@ -88,7 +90,8 @@ def measure(
                 for clients in CLIENTS:
                     times = in_turns(sides, clients, rounds, seconds)
                     case = {"entry": name, "signature": signature, "rows": rows, "clients": clients}
-                    runs.append({**case, **{side: _figures(taken) for side, taken in times.items()}})
+                    sides_of = {side: _figures(taken) for side, taken in times.items()}
+                    runs.append({**case, **sides_of, "ratios": _ratios(times["exported"], times["keras"])})
     return runs
 
 
@@ -163,14 +166,29 @@ def _figures(turns: list[dict[str, Any]]) -> dict[str, float]:
     }
 
 
-RATIOS = ("p50_ms", "p99_ms", "processor_ms", "calls_a_second")
+def _ratios(exported: list[dict[str, Any]], keras: list[dict[str, Any]]) -> dict[str, list[float]]:
+    """Return for each figure the geometric mean of the ratios of paired turns, and its standard error."""
+    found = {}
+    for key in RATIOS:
+        each = [
+            _figures([one])[key] / _figures([other])[key] for one, other in zip(exported, keras, strict=True)
+        ]
+        logs = np.log(each)
+        mean = float(np.exp(logs.mean()))
+        error = mean * float(logs.std(ddof=1)) / np.sqrt(len(logs)) if len(logs) > 1 else float("nan")
+        found[key] = [round(mean, 4), round(float(error), 4)]
+    return found
+
+
+RATIOS = ("p50_ms", "processor_ms", "calls_a_second")
 
 
 def as_table(found: dict[str, Any]) -> str:
     """Return the figures as a Markdown table; ratios are those of the exported graph to the Keras model."""
     head = [
         "The exported graph against the Keras model, in turns, in one process. Ratios below 1 of p50, p99 "
-        "and processor time (of a call), and above 1 of calls a second, are in favour of the export. "
+        "and processor time (of a call), and above 1 of calls a second, are in favour of the export; with "
+        "their standard errors over the turns. "
         f"{found['machine']}; load average {_span(found['runs'], 'load_average')}, callers included. "
         f"{_span(found['runs'], 'rounds')} turns of each side, of {_span(found['runs'], 'seconds')} s; "
         "`calls` are those of the side with fewer: the p99 of some hundreds is that of a few.",
@@ -192,9 +210,13 @@ def _row(run: dict[str, Any]) -> str:
     times = f"{ours['p50_ms']:.2f} / {ours['p99_ms']:.2f}"
     calls = min(ours["calls"], keras["calls"])
     cells = [run["entry"], run["signature"], run["rows"], run["clients"], calls, times]
-    return (
-        "| " + " | ".join(map(str, [*cells, *(f"x {ours[key] / keras[key]:.2f}" for key in RATIOS)])) + " |"
-    )
+    p50, processor, calls_a_second = (_with_error(*run["ratios"][key]) for key in RATIOS)
+    cells += [p50, f"x {ours['p99_ms'] / keras['p99_ms']:.2f}", processor, calls_a_second]
+    return "| " + " | ".join(map(str, cells)) + " |"
+
+
+def _with_error(mean: float, error: float) -> str:
+    return f"x {mean:.3f} ± {error:.3f}"
 
 
 if __name__ == "__main__":

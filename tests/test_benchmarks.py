@@ -107,9 +107,17 @@ def test_the_table_of_serving_gives_ratios() -> None:
 
     run = {"entry": "maf", "signature": "sample", "rows": 1, "clients": 8, "load_average": 2.5}
     run |= {"rounds": 8, "seconds": 0.5}
+    turns = [{"latencies": [0.1 * scale] * 4, "wall": 0.4 * scale, "processor": 0.1} for scale in (1, 4, 2)]
+    ratios = serving._ratios(turns[:2], turns[1:])  # 1 : 4 and 4 : 2
+    half = 2**-0.5
+    assert ratios["p50_ms"] == pytest.approx([half, half * np.log(8) / 2], abs=1e-3)
+    assert ratios["calls_a_second"] == pytest.approx([1 / half, np.log(8) / 2 / half], abs=1e-3)
+    assert ratios["processor_ms"] == [1.0, 0.0]
+    run["ratios"] = ratios
     found = {"machine": "m", "runs": [{**run, "exported": side(1.0), "keras": side(4.0)}]}
     row = serving.as_table(found).splitlines()[-1]
-    assert row == "| maf | sample | 1 | 8 | 9.0 | 1.00 / 2.00 | x 0.25 | x 0.25 | x 0.25 | x 4.00 |"
+    start = "| maf | sample | 1 | 8 | 9.0 | 1.00 / 2.00 | x 0.707 ± 0.735 | x 0.25 "
+    assert row == start + "| x 1.000 ± 0.000 | x 1.414 ± 1.470 |"
 
 
 def test_the_kernel_distance_is_zero_between_equal_distributions_and_grows() -> None:
@@ -207,7 +215,10 @@ def test_the_table_of_speed_joins_parts_and_says_what_was_not_measured(tmp_path:
     rows = speed._joined(out, scored)
     assert len(rows) == 1 and len(speed._joined(out, {**scored, "xla": False})) == 2
     line = speed.as_table(rows).splitlines()[-1]
-    assert line == "| glow | float32 | on | 64 | 1,234 | 0.4% | 10.0 (8) | 2.500 | - | h |"
+    assert line == "| glow | float32 | on | 64 | 1,234 | 0.4% | 10.0 (8) | 2.500 | - | - | - | h |"
+    fixed = {"log_prob_fixed": 20.0, "bits_per_dim_fixed": 2.6, "scored_fixed": 8}
+    line = speed.as_table(speed._joined(out, {**row, **fixed})).splitlines()[-1]
+    assert line == "| glow | float32 | on | 64 | 1,234 | 0.4% | - | - | 20.0 (8) | 2.600 | - | h |"
 
 
 def test_the_affine_of_the_peer_inverts_with_its_log_det() -> None:

@@ -74,8 +74,9 @@ def train(
         rename: the name of what is trained on other data, `glow_family` say. Its flow expects as many
             values of a pixel as the data have, and a warm-up or an average of weights that is too long for
             the steps of the training is shortened, which the logger says.
-        resume: go on with a training that was stopped; without one, begin. One that was published already,
-            from the same data, gives its result (`published_before`).
+        resume: go on with a training that was stopped; without one, begin. Where the data have changed since
+            then, the logger warns. One that was published already, from the same data, gives its result
+            (`published_before`).
         state_seconds: the state is written when so many seconds have passed since the last time,
         state_steps: or when so many steps were taken; None for the seconds alone.
         previews: draw samples every so many epochs, to `out/NAME.training/previews/` and TensorBoard.
@@ -120,6 +121,7 @@ def train(
         about=json.dumps(
             [config.model_dump(mode="json", exclude={"training", "card", "weights"}), str(event_shape)]
         ),
+        data=[fingerprint(source, limit) for source in sources.values()],
     )
     command = own_data.command_for(name, config)
     job = TrainingJob(
@@ -131,7 +133,6 @@ def train(
         limit,
         overwrite,
         command,
-        data=[fingerprint(source, limit) for source in sources.values()],
     )
     with lost_workers_named(job.workers), job.alone(), data_faults_named():
         earlier = job.result_of_before()

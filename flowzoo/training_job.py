@@ -38,12 +38,12 @@ class TrainingJob:
         config: of the entry.
         recipe: of the training.
         target: the folder that is published.
-        saving: where the state of the training is written.
+        saving: where the state of the training is written, and the `fingerprint` of each split: what was
+            published is another training's once the data change.
         workers: who train; the chief alone touches the folders.
         limit: examples of each split that are used, or None for all.
         overwrite: whether an earlier result is replaced.
         command: what the card says repeats it.
-        data: the `fingerprint` of each split: what was published is another training's once the data change.
     """
 
     config: EntryConfig
@@ -54,7 +54,6 @@ class TrainingJob:
     limit: int | None
     overwrite: bool
     command: str
-    data: list[list[Any]]
 
     @property
     def beside(self) -> Path:
@@ -124,7 +123,7 @@ class TrainingJob:
 
     @property
     def _about(self) -> list[Any]:
-        return [self.saving.about, self.recipe.model_dump(mode="json"), self.limit, self.data]
+        return [self.saving.about, self.recipe.model_dump(mode="json"), self.limit, self.saving.data]
 
     def publish(self, trained: Trained, sources: dict[str, Source]) -> TrainResult:
         """Publish a flow, then delete the states that led to it; return the chief's result on every worker.

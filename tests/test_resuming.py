@@ -71,14 +71,15 @@ def trained(
     steps: int | None = None,
     make: Callable[[], Any] = small,
     shards: Path | None = None,
+    data: list[Any] | None = None,
     **options: Any,
 ) -> Any:
     recipe = TrainingConfig.model_validate({**RECIPE, **options.pop("recipe", {})})
-    data = ("moons", {"num_examples": 300}) if shards is None else ("tfrecords", {"path": shards})
-    sources = [open_source(data[0], split, **data[1]) for split in ("train", "validation")]
+    name, asked = ("moons", {"num_examples": 300}) if shards is None else ("tfrecords", {"path": shards})
+    sources = [open_source(name, split, **asked) for split in ("train", "validation")]
     saving = None
     if folder is not None:
-        saving = Saving(StateFolder(folder), 0.0 if steps is None else 1e9, steps, resume)
+        saving = Saving(StateFolder(folder), 0.0 if steps is None else 1e9, steps, resume, data=data)
     return train_recipe(
         make,
         recipe,
@@ -203,6 +204,16 @@ def test_the_state_of_another_training_is_refused(tmp_path: Path) -> None:
             flowzoo.train("test_nice", out=tmp_path, **wrong)
 
 
+def test_other_data_are_told_when_training_goes_on(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    same, other = [["train", 200, "digest"]], [["train", 200, "another"]]
+    stopped(tmp_path, 3, data=same)
+    for data, warned in ((None, False), (same, False), (other, True)):
+        caplog.clear()
+        with pytest.raises(KeyboardInterrupt):
+            trained(tmp_path, resume=True, data=data, callbacks=[Stop(3)])
+        assert ("with other data" in caplog.text) == warned
+
+
 def test_a_state_that_is_not_whole_is_named_and_the_one_before_it_taken(
     tmp_path: Path, whole: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -300,11 +311,11 @@ def test_other_data_have_another_fingerprint(tmp_path: Path) -> None:
 
 
 def published_job(out: Path, data: list[Any]) -> training_job.TrainingJob:
-    saving = Saving(StateFolder(out / "maf_own.training" / "states"), resume=True, about="maf_own")
+    saving = Saving(StateFolder(out / "maf_own.training" / "states"), resume=True, about="maf_own", data=data)
     workers = Workers.of(tf.distribute.get_strategy())
     config = registry.get_config("test_maf")
     return training_job.TrainingJob(
-        config, config.training, out / "maf_own", saving, workers, None, True, "train", data
+        config, config.training, out / "maf_own", saving, workers, None, True, "train"
     )
 
 
@@ -343,8 +354,8 @@ def test_a_result_is_that_of_its_data(tmp_path: Path, monkeypatch: pytest.Monkey
 def test_a_training_names_its_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
 
-    def stop(*arguments: Any, data: list[Any], **options: Any) -> None:
-        seen.append(data)
+    def stop(config: Any, recipe: Any, target: Any, saving: Saving, *others: Any) -> None:
+        seen.append(saving.data)
         raise KeyboardInterrupt
 
     monkeypatch.setattr(trainer, "TrainingJob", stop)

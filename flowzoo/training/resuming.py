@@ -33,6 +33,8 @@ class Saving:
         steps: or when so many steps were taken; None for the seconds alone.
         resume: go on from the newest state that is there.
         about: what the recipe does not say of the training; the state of another is refused.
+        data: tells the data from others, as JSON can hold it, or None. Of a state of others the logger warns:
+            of pictures another decoder gives other digests, and a training is not lost to that.
     """
 
     states: StateFolder
@@ -40,6 +42,7 @@ class Saving:
     steps: int | None = None
     resume: bool = False
     about: str = ""
+    data: list[Any] | None = None
 
     def __post_init__(self) -> None:
         """Refuse an interval that is none."""
@@ -130,6 +133,13 @@ class SaveState(keras.callbacks.Callback):
                 f"{origin} is the state of a training with another recipe, seed or data: train without "
                 f"resuming, or delete {self._saving.states.folder}."
             )
+        if self._saving.data is not None and about.get("data") not in (None, self._saving.data):
+            _log.warning(
+                "%s is the state of a training with other data than these (the digest of a split differs): "
+                "going on with these; delete %s to begin anew",
+                origin,
+                self._saving.states.folder,
+            )
         kept = numbered("kept", arrays)
         check_shapes(kept or model.weights, model.weights, origin)
         with self._workers.strategy.scope():
@@ -218,6 +228,7 @@ class SaveState(keras.callbacks.Callback):
             arrays |= {f"running_{i}": v for i, v in enumerate(self._averages(logs))}
         about = {
             "recipe": self._recipe,
+            "data": self._saving.data,
             "logs": self._logs,
             "batch": self._done.batch,
             "stopped": self._done.stopped,

@@ -11,15 +11,14 @@ the median of several calls after the first. float32 is full in these two; train
 products, as TensorFlow sets it. Bits/dim are those of the images that were scored, so that what a precision
 costs is seen beside what it gains.
 
-A published continuous flow computes in bfloat16 in training alone, where no solver runs. It scores with its
-own solver, which chooses its steps by errors below the rounding of bfloat16, and draws with what its card
-recommends. What bfloat16 would gain there and cost is measured with fixed steps, in both precisions: the
-hidden layers of the velocity compute in it in a block of `Velocity.mixed`.
+A continuous flow computes in bfloat16 in training, where no solver runs, and in samples by fixed steps, as
+its card recommends them. It scores in float32, with its own solver, which chooses its steps by errors below
+the rounding of bfloat16; what bfloat16 would gain there and cost is measured with fixed steps in both
+precisions.
 """
 
 from __future__ import annotations
 
-import contextlib
 import json
 import subprocess
 import sys
@@ -67,22 +66,13 @@ def train(entry: str, precision: str, xla: bool, batch: int, steps: int) -> dict
     }
 
 
-def trained(entry: str, precision: str, **changes: Any) -> tuple[Any, Any]:
-    """Return an entry's flow, computing in a precision, and the split that it is measured on.
-
-    `changes` are other arguments of its family.
-    """
-    import flowzoo
-    from flowzoo import registry, zoo
+def measured_on(entry: str) -> Any:
+    """Return the split that an entry is measured on."""
+    from flowzoo import registry
     from flowzoo.data import open_source
-    from flowzoo.models.dtypes import dtype_policy
 
-    config = registry.get_config(entry)
-    model = config.model.model_copy(update={"args": {**config.model.args, **changes}})
-    with dtype_policy(precision):
-        flow = zoo.build_config(model, entry, model.event_shape)
-    flow.set_weights(flowzoo.load(entry).get_weights())
-    return flow, open_source(config.data.source, config.data.measured_on, **config.data.options)
+    data = registry.get_config(entry).data
+    return open_source(data.source, data.measured_on, **data.options)
 
 
 def score(flow: Any, x: np.ndarray, xla: bool) -> dict[str, Any]:
@@ -110,6 +100,7 @@ def measure(
     entry: str, precision: str, xla: bool, batch: int | None, steps: int, num: int, parts: list[str]
 ) -> dict[str, Any]:
     """Measure parts of one combination in this process."""
+    import flowzoo
     from flowzoo import measure as measuring
     from flowzoo import registry
     from flowzoo.full_float32 import full_float32
@@ -122,24 +113,16 @@ def measure(
         found |= train(entry, precision, xla, batch, steps)
     continuous = issubclass(families()[registry.get_config(entry).model.family], ContinuousModel)
     with full_float32():
-        flow, source = trained(entry, precision)
-        x = np.asarray(source.x[:num])
+        flow, x = flowzoo.load(entry, dtype=precision), np.asarray(measured_on(entry).x[:num])
         if "sampling" in parts:
-            with mixed(flow, precision):
-                found |= draw(flow, num, xla, SAMPLING.get(entry, {}))
+            found |= draw(flow, num, xla, SAMPLING.get(entry, {}))
         if "log_prob" in parts and (not continuous or precision == "float32"):
             found |= score(flow, x, xla)
         if "log_prob_fixed" in parts and continuous:
-            flow, _ = trained(entry, precision, **FIXED)
-            with mixed(flow, precision):
+            flow = flow.with_solver(**FIXED)
+            with flow.velocity.mixed():
                 found |= {f"{key}_fixed": value for key, value in score(flow, x, xla).items()}
     return found
-
-
-def mixed(flow: Any, precision: str) -> Any:
-    """Return a block in which the velocity of a continuous flow, if it is one, computes in the precision."""
-    velocity = getattr(flow, "velocity", None)
-    return contextlib.nullcontext() if velocity is None or precision == "float32" else velocity.mixed()
 
 
 def _seconds(call: Callable[[], Any], least: float = 3.0) -> float:

@@ -165,7 +165,7 @@ class TrainingConfig(_Part):
         keep: Which weights are kept: those of the best validation loss or the last ones.
         precision: Of the hidden layers in training; weights, latents and log-determinants are float32 always,
             and so are solvers and all of the published flow: a velocity computes in bfloat16 in the loss of
-            flow matching alone. "mixed_bfloat16" is for GPUs.
+            flow matching, and where samples are drawn by fixed steps. "mixed_bfloat16" is for GPUs.
         round_trip_every: Epochs between two measurements of the round trip (of a continuous flow they can
             take as long as an epoch). Of mixed precision none are made: what is published is float32.
         outliers: Share of the training images that are replaced by noise and single colours

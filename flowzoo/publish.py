@@ -17,6 +17,7 @@ from flowzoo.config import EntryConfig, TrainingConfig
 from flowzoo.data import Source
 from flowzoo.files import staged_folder
 from flowzoo.full_float32 import full_float32
+from flowzoo.models.dtypes import dtype_policy
 from flowzoo.training.previews import preview_conditions, preview_samples
 from flowzoo.training.recipe import Trained
 
@@ -150,7 +151,8 @@ def _measured(config: EntryConfig, sources: dict[str, Source]) -> Source:
 
 def _plain_copy(config: EntryConfig, model: Any) -> Any:
     """Return the model outside any strategy, computing in float32 whatever it was trained in."""
-    copy = zoo.build_config(config.model, config.name, model.event_shape)
+    with dtype_policy("float32"):
+        copy = zoo.build_config(config.model, config.name, model.event_shape)
     copy.set_weights(model.get_weights())
     return copy
 

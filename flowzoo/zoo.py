@@ -32,7 +32,8 @@ def build(name: str, /, event_shape: Any = None, **overrides: Any) -> Flow:
         name: an entry (`"maf_tabular"`) or a family (`"maf"`).
         event_shape: shape of one example; may be left out where the entry fixes it.
         **overrides: arguments of the family's constructor that replace the entry's (condition_shape,
-            num_classes, dtype and name, of the model, included).
+            num_classes, dtype and name, of the model, included). `dtype` may be the name of a mixed policy,
+            "mixed_bfloat16" say: hidden layers of networks compute by it, all else in the dtype of weights.
 
     Returns:
         A Keras model with fresh weights, ready for `compile` and `fit`.
@@ -66,7 +67,7 @@ def build_config(config: ModelConfig, name: str, event_shape: tuple[int, ...] | 
 
 def _make(config: ModelConfig, name: str, event_shape: Any, overrides: dict[str, Any]) -> Flow:
     from flowzoo.models import families
-    from flowzoo.models.dtypes import as_dtype
+    from flowzoo.models.dtypes import as_dtype, as_policy
 
     known = families()
     if config.family not in known:
@@ -87,7 +88,9 @@ def _make(config: ModelConfig, name: str, event_shape: Any, overrides: dict[str,
             arguments[key] = getattr(config, key)
     arguments |= overrides
     _check_arguments(known[config.family], arguments)
-    with as_dtype(arguments.get("dtype")):
+    dtype = arguments.pop("dtype", None)
+    with as_dtype(dtype):
+        arguments["dtype"] = as_policy(dtype).variable_dtype
         return known[config.family](event_shape=tuple(event_shape), **arguments)
 
 
@@ -102,26 +105,33 @@ def _check_arguments(family: type[Flow], arguments: dict[str, Any]) -> None:
             )
 
 
-def load(name: str, *, source: str | os.PathLike[str] | None = None) -> Flow:
+def load(name: str, *, source: str | os.PathLike[str] | None = None, dtype: Any = None) -> Flow:
     """Load a pretrained flow.
 
     Its weights are looked for at `source` if given, else in the folder $FLOWZOO_HOME/models, then among those
     that come with flowzoo, then at $FLOWZOO_BASE_URL. The SHA-256 of every file is verified, and the model
-    must give the log_prob that was written down when the weights were made.
+    must give, in float32, the log_prob that was written down when the weights were made.
 
     Args:
         name: an entry of `list_models(pretrained=True)`, or `"path:DIR"` for a folder that `train` wrote.
         source: `"path:DIR"` or a PathLike: a folder with weights of the entry.
+        dtype: what the flow computes in, "float32", "float64", or "mixed_bfloat16" for hidden layers in
+            bfloat16 (faster on GPUs; of log_prob and samples two digits are right); None takes Keras's global
+            dtype policy.
 
     Returns:
         A Keras model.
 
     Raises:
         UnknownNameError: no entry has the name.
+        ValueError: there is no such `dtype`.
         NoWeightsError: the entry has no weights here or anywhere; the message says how to train it.
         CorruptWeightsError: the weights are changed, incomplete, or another entry's.
         DownloadError: they could not be downloaded.
     """
+    from flowzoo.models.dtypes import as_policy
+
+    policy = as_policy(dtype)
     if source is None and isinstance(name, str) and name.startswith("path:"):
         source = name
         name = _name_in(Path(name.removeprefix("path:")))
@@ -130,7 +140,20 @@ def load(name: str, *, source: str | os.PathLike[str] | None = None) -> Flow:
         digest = registry.get_config(name).weights.sha256
     located = weights.locate(name, expected_digest=digest, source=source)
     _log.info("loading %s from %s", name, located.folder)
-    return restore(located.folder)
+    return in_policy(restore(located.folder), policy.name)
+
+
+def in_policy(model: Flow, policy: str) -> Flow:
+    """Return a flow of float32, or one of the same weights that computes by another policy."""
+    from flowzoo.models.dtypes import dtype_policy
+
+    if policy == "float32":
+        return model
+    with dtype_policy(policy):
+        config = {key: value for key, value in model.get_config().items() if key != "dtype"}
+        other = type(model).from_config(config)
+    other.set_weights([w.astype(v.dtype) for w, v in zip(model.get_weights(), other.weights, strict=True)])
+    return other
 
 
 def _name_in(folder: Path) -> str:
@@ -141,14 +164,19 @@ def _name_in(folder: Path) -> str:
 def restore(folder: Path) -> Flow:
     """Make the model of an artifact folder that was verified, and compare it with the golden log_prob.
 
+    It computes in float32, as when it was made, whatever the global dtype policy is.
+
     Raises:
         CorruptWeightsError: the weights do not fit the model or do not give the golden log_prob.
     """
+    from flowzoo.models.dtypes import dtype_policy
+
     card: Any = weights.read_card(folder)
     try:
         check_name(card["name"])
         config = ModelConfig.model_validate_json(json.dumps(card["config"]["model"]))
-        model = _make(config, card["name"], None, {})
+        with dtype_policy("float32"):
+            model = _make(config, card["name"], None, {})
     except (KeyError, TypeError, ValueError) as error:
         raise CorruptWeightsError(f"{folder}: its card describes no model: {error!r}") from error
     arrays = weights.read_variables(folder / "1")

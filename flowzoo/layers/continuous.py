@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import keras
@@ -168,11 +169,12 @@ class ContinuousFlow(FlowLayer):
         weights = self.velocity.trainable_variables
         # Read now: the adjoint method runs the dynamics again when the orders are no longer in force.
         field = self.velocity.velocity if orders.guidance is None else self.velocity.guided(orders.guidance)
+        block = self.velocity.mixed if orders.mixed else contextlib.nullcontext
 
         def dynamics(time: tf.Tensor, x: tf.Tensor, rest: Any) -> tuple[tf.Tensor, tf.Tensor]:
             condition = rest[0] if conditional else None
             values = rest[1:] if conditional else rest
-            with keras.StatelessScope(state_mapping=list(zip(weights, values, strict=True))):
+            with keras.StatelessScope(state_mapping=list(zip(weights, values, strict=True))), block():
                 if not orders.log_det:
                     return field(x, time, condition), tf.zeros_like(
                         tf.reshape(x, [-1, event_size(self.event_shape)])[:, :0]

@@ -20,7 +20,7 @@ from flowzoo.layers.domain import Domain
 from flowzoo.layers.preprocessing import Dequantize
 from flowzoo.models import checks, requests
 from flowzoo.models.condition_scaling import make_condition_scaler
-from flowzoo.models.dtypes import as_dtype, check_dtypes
+from flowzoo.models.dtypes import as_dtype, as_policy, check_dtypes, own_policy
 from flowzoo.models.graphs import Graphs
 from flowzoo.models.saved_model import write_saved_model
 from flowzoo.models.shapes import checked_shape, condition_shapes
@@ -90,6 +90,7 @@ class Flow(Trainable, keras.Model):
         self.chain = Chain(layers, name="chain")
         self.base = make_base(base)
         check_dtypes(self.compute_dtype, [*self.chain.chained, self.base])
+        self._own_policy = own_policy(self.compute_dtype)
         self.event_shape = checked_shape("event_shape", event_shape)
         self.num_classes = num_classes
         self.condition_shape, inner = condition_shapes(condition_shape, num_classes)
@@ -394,7 +395,7 @@ class Flow(Trainable, keras.Model):
             "condition_shape": None if self.num_classes else self.condition_shape,
             "num_classes": self.num_classes,
             "name": self.name,
-            "dtype": self.compute_dtype,
+            "dtype": self._own_policy,
         }
         if self._family_arguments is not None:
             return {**config, **self.arguments}
@@ -406,4 +407,4 @@ class Flow(Trainable, keras.Model):
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> Flow:
         """Make a model from its config; its weights are then loaded or set."""
         with as_dtype(config.get("dtype")):
-            return cls(**config)
+            return cls(**{**config, "dtype": as_policy(config.get("dtype")).variable_dtype})

@@ -20,15 +20,55 @@ def dtype_policy(name: str) -> Iterator[None]:
         keras.config.set_dtype_policy(before)
 
 
+def as_policy(dtype: Any) -> keras.DTypePolicy:
+    """Return the dtype policy of a dtype, of the name of a policy, or of a policy; None is the global one.
+
+    Raises:
+        ValueError: there is no such dtype, or it is not one of floating-point numbers.
+    """
+    if dtype is None:
+        return keras.config.dtype_policy()
+    try:
+        if isinstance(dtype, str) and dtype.startswith("mixed_"):
+            dtype = keras.DTypePolicy(dtype)
+        if not isinstance(dtype, keras.DTypePolicy):
+            dtype = keras.DTypePolicy(keras.backend.standardize_dtype(dtype))
+    except (TypeError, ValueError):
+        raise ValueError(_ACCEPTED.format(dtype)) from None
+    if "float" not in dtype.compute_dtype or dtype.quantization_mode is not None:
+        raise ValueError(_ACCEPTED.format(dtype.name))
+    return dtype
+
+
+_ACCEPTED = (
+    'dtype takes "float32", "float64", or with hidden layers in half precision "mixed_bfloat16" or '
+    '"mixed_float16" (also as a dtype of NumPy or TensorFlow, or a keras.DTypePolicy). Received: {!r}'
+)
+
+
+def is_mixed(policy: keras.DTypePolicy) -> bool:
+    """Say whether layers compute in another dtype than that of their weights."""
+    return policy.compute_dtype != policy.variable_dtype
+
+
 @contextlib.contextmanager
 def as_dtype(dtype: Any) -> Iterator[None]:
-    """Have what is made inside compute in a dtype; None, and what the policy has already, changes nothing."""
-    policy = keras.config.dtype_policy()
-    if dtype is None or keras.backend.standardize_dtype(dtype) == policy.variable_dtype:
+    """Have what is made inside compute in a dtype, or by a policy (see `as_policy`).
+
+    A flow made under a mixed policy computes in the dtype of its weights, and the hidden layers of its
+    networks as the policy says. None leaves the global policy.
+    """
+    with dtype_policy(as_policy(dtype).name):
         yield
-    else:
-        with dtype_policy(keras.backend.standardize_dtype(dtype)):
-            yield
+
+
+def own_policy(dtype: str) -> str:
+    """Return the name of the policy of a flow that computes in a dtype and is being made now.
+
+    A mixed global policy is that of its hidden layers where its weights have the dtype.
+    """
+    present = keras.config.dtype_policy()
+    return present.name if is_mixed(present) and present.variable_dtype == dtype else dtype
 
 
 def check_dtypes(dtype: str, parts: Sequence[Any]) -> None:

@@ -19,7 +19,8 @@ class GuidedModel(ContinuousModel):
     """Base of continuous models with classifier-free guidance, which concerns their samples alone.
 
     log_prob, to_latent, from_latent, bijector and distribution are those of the conditional model without
-    guidance.
+    guidance. Of a model made under a mixed policy `sample` by a solver of fixed steps computes hidden layers
+    in bfloat16; all else, which has to invert, or whose solver measures its error, computes in float32.
 
     A family sets both attributes before it calls `Flow.__init__`, and has the arguments of its solver among
     its own.
@@ -42,6 +43,8 @@ class GuidedModel(ContinuousModel):
     ) -> tf.Tensor:
         """Draw n samples with the model's guidance; `orders` as `flowzoo.ode.scope.Solving`."""
         orders.setdefault("guidance", self.guidance or None)
+        solver = orders.get("solver")
+        orders.setdefault("mixed", isinstance(solver, FixedSolver) if solver else not self.adaptive)
         return self.raw_from_latent(self.raw_draw(n, condition, temperature, seed), condition, **orders)
 
     @property

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -54,12 +53,6 @@ class Guided(Velocity):
         self.network.build_for(
             shapes["input_shape"], shapes["entry_shape"], shapes["params_per_entry"], seen, self.dtype_policy
         )
-
-    @contextlib.contextmanager
-    def mixed(self) -> Iterator[None]:
-        """Let the network's hidden layers follow the mixed policy in the block."""
-        with self.network.mixed():
-            yield
 
     def _velocity(self, x: tf.Tensor, time: tf.Tensor, condition: tf.Tensor | None) -> tf.Tensor:
         return self.network.velocity(x, time, self._seen(condition, tf.ones_like(time)))

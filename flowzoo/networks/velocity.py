@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import contextvars
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -13,15 +14,18 @@ import tensorflow as tf
 from flowzoo.networks.base import Conditioner, hidden_sizes, positive_int
 from flowzoo.networks.convnet import _never_empty
 
+# Of the thread: another one may trace a log_prob meanwhile, which sees every digit.
+_MIXED: contextvars.ContextVar[bool] = contextvars.ContextVar("mixed", default=False)
+
 
 class Velocity(Conditioner):
     """Base of velocity networks: f(x, t, condition) of the shape of x.
 
     A conditioner whose entries are those of its input, with one parameter each, and that takes the time as
     well. It computes in the flow's own dtype under a mixed policy too, since the step control of a solver
-    would see the rounding of bfloat16 as error; only in a block of `mixed` do hidden layers follow the
-    policy. The last layer starts at zero, so that a new flow is the identity. Solvers need f to be smooth:
-    the activation is "tanh" unless another is given.
+    would see the rounding of bfloat16 as error, and an inverse would miss where it came from; only in a
+    block of `mixed` do hidden layers follow the policy. The last layer starts at zero, so that a new flow is
+    the identity. Solvers need f to be smooth: the activation is "tanh" unless another is given.
 
     A subclass writes `_build` and `_velocity`, whose hidden layers compute in `inner_dtype`.
 
@@ -32,7 +36,6 @@ class Velocity(Conditioner):
 
     def __init__(self, activation: Any = "tanh", **kwargs: Any) -> None:
         super().__init__(activation, **kwargs)
-        self._mixed = False
 
     def build(self, input_shape: Any) -> None:
         """Create the weights, and note the dtype policy of hidden layers."""
@@ -43,17 +46,17 @@ class Velocity(Conditioner):
     def mixed(self) -> Iterator[None]:
         """Let hidden layers compute, in the block, in the mixed policy under which the network was made.
 
-        For a regression on velocities, through which no solver steps.
+        For a regression on velocities, through which no solver steps, and for samples by fixed steps.
         """
-        before, self._mixed = self._mixed, True
+        token = _MIXED.set(True)
         try:
             yield
         finally:
-            self._mixed = before
+            _MIXED.reset(token)
 
     def inner_dtype(self, dtype: Any) -> Any:
         """Return what hidden layers compute in: the flow's dtype, or in a block of `mixed` the policy's."""
-        return self._hidden if self._mixed else dtype
+        return self._hidden if _MIXED.get() else dtype
 
     def call(self, inputs: tf.Tensor, condition: tf.Tensor | None = None, time: Any = 0.0) -> tf.Tensor:
         """Return `velocity`."""

@@ -30,6 +30,7 @@ class Solving:
         count: whether evaluations are counted (the result then has no adjoint gradient).
         solver: solves the equation in place of the layer's own; None leaves it.
         guidance: weight of classifier-free guidance for velocities that have it; None for none.
+        mixed: whether hidden layers of velocities compute in the mixed policy under which they were made.
         index: how many layers have run: each has noise of its own.
         nfe: evaluations, a tensor a layer, [] or [batch].
         kinetic: the integral of |f|^2 over time, a tensor [batch] a layer.
@@ -43,6 +44,7 @@ class Solving:
     count: bool = False
     solver: Any = None
     guidance: Any = None
+    mixed: bool = False
     index: int = 0
     nfe: list[tf.Tensor] = dataclasses.field(default_factory=list)
     kinetic: list[tf.Tensor] = dataclasses.field(default_factory=list)

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import keras
 import numpy as np
 import tensorflow as tf
 
@@ -29,18 +30,22 @@ def as_seed(seed: Any = None) -> tf.Tensor:
     """Return `seed` as the int32 pair that every function here takes.
 
     Args:
-        seed: None (fresh from the operating system, so that no two calls agree), an integer, or an
-            integer tensor of shape [2].
+        seed: None (drawn from TensorFlow's own generator, in a graph at each of its runs: no two calls
+            agree, unless `keras.utils.set_random_seed` or `tf.random.set_seed` makes a program repeat), an
+            integer, a `keras.random.SeedGenerator`, or an integer tensor of shape [2].
 
     Returns:
         An int32 tensor of shape [2].
 
     Raises:
-        TypeError: `seed` is neither None, an integer nor an integer tensor of shape [2].
+        TypeError: `seed` is none of these.
     """
     if seed is None:
-        words = np.random.SeedSequence().generate_state(2)
-        return tf.constant((words >> 1).astype("int32"))
+        # An operation and not a number of Python's, which a graph would hold as a constant: every run of a
+        # user's tf.function would then draw the same.
+        return tf.random.uniform([2], 0, tf.int32.max, tf.int32)
+    if isinstance(seed, keras.random.SeedGenerator):
+        return tf.bitcast(tf.cast(seed.next(), tf.uint32), tf.int32)
     if isinstance(seed, int | np.integer) and not isinstance(seed, bool):
         value = int(seed) & 0xFFFFFFFFFFFFFFFF
         words = np.array([value & 0xFFFFFFFF, value >> 32], dtype="uint32")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -110,3 +111,27 @@ def test_seeds_of_every_form() -> None:
     for wrong in ("1", 1.5, True, [1, 2, 3], np.array([0.5, 1.0])):
         with pytest.raises(TypeError, match="seed takes"):
             random.as_seed(wrong)
+
+
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_without_a_seed_each_run_of_a_graph_draws_anew(jit_compile: bool) -> None:
+    graph = tf.function(lambda: random.normal([3], None), jit_compile=jit_compile)
+    assert not np.array_equal(graph(), graph())
+
+
+def test_without_a_seed_the_global_one_makes_programs_repeat() -> None:
+    def program() -> np.ndarray:
+        keras.utils.set_random_seed(4)
+        graph = tf.function(lambda: random.normal([3], None))
+        return np.stack([random.normal([3], None), random.normal([3], None), graph(), graph()])
+
+    first = program()
+    assert np.array_equal(first, program()) and len(np.unique(first)) == 12
+
+
+def test_a_seed_generator_of_keras_gives_its_next_seed() -> None:
+    generator = keras.random.SeedGenerator(3)
+    seeds = [random.as_seed(generator), random.as_seed(generator)]
+    again = keras.random.SeedGenerator(3)
+    assert not np.array_equal(*seeds)
+    assert np.array_equal(seeds, [random.as_seed(again), random.as_seed(again)])

@@ -37,6 +37,8 @@ class _NoCache:
 def _flatten_batch(x: tf.Tensor, event_ndims: int) -> tuple[tf.Tensor, tf.Tensor]:
     """Merge all leading dimensions of `x` into one; return it and what they were."""
     x = tf.convert_to_tensor(x)
+    if x.shape.rank is None:
+        raise ValueError("A flow takes tensors of known rank: tf.ensure_shape(x, [None, ...]) says it.")
     shape = tf.shape(x)
     split = x.shape.rank - event_ndims
     return tf.reshape(x, tf.concat([[-1], shape[split:]], 0)), shape[:split]
@@ -50,6 +52,16 @@ def _spread(condition: tf.Tensor | None, condition_ndims: int, batch: tf.Tensor)
     event = shape[condition.shape.rank - condition_ndims :]
     spread = tf.broadcast_to(condition, tf.concat([batch, event], 0))
     return tf.reshape(spread, tf.concat([[-1], event], 0))
+
+
+def _variables(owner: Any) -> tuple[tf.Variable, ...]:
+    """Return the variables of a flow or layer as those of TensorFlow.
+
+    An attribute that holds them is where a `tf.Module` looks: `trainable_variables` of a view, and of what
+    TFP builds from it, are then those of the flow, and not none.
+    """
+    values = [variable.value for variable in owner.variables]
+    return tuple(value for value in values if isinstance(value, tf.Variable))
 
 
 class FlowBijector(tfb.Bijector):
@@ -74,6 +86,7 @@ class FlowBijector(tfb.Bijector):
         """
         parameters = dict(locals())
         self._layer, self._scaler = layer, scaler
+        self._of_layer = _variables(layer)
         self._condition = None if condition is None else tf.convert_to_tensor(condition)
         super().__init__(
             forward_min_event_ndims=len(layer.latent_shape),
@@ -82,6 +95,14 @@ class FlowBijector(tfb.Bijector):
             parameters=parameters,
             name=name,
         )
+
+    @classmethod
+    def _parameter_properties(cls, dtype: Any, num_classes: Any = None) -> dict[str, Any]:
+        def ndims(bijector: FlowBijector, x_event_ndims: int) -> int:
+            more = x_event_ndims - len(bijector._layer.latent_shape)
+            return len(bijector._layer.condition_shape or ()) + more
+
+        return {"condition": tfp.util.ParameterProperties(event_ndims=ndims, event_ndims_tensor=ndims)}
 
     @property
     def _cache(self) -> _NoCache:  # pyright: ignore
@@ -142,6 +163,7 @@ class FlowDistribution(tfd.Distribution):
         """
         parameters = dict(locals())
         self._flow = flow
+        self._of_flow = _variables(flow)
         self._condition = None if condition is None else tf.convert_to_tensor(condition)
         dtype = tf.as_dtype(flow.compute_dtype)
         full = tfd.FULLY_REPARAMETERIZED
@@ -154,6 +176,13 @@ class FlowDistribution(tfd.Distribution):
             parameters=parameters,
             name=name,
         )
+
+    @classmethod
+    def _parameter_properties(cls, dtype: Any, num_classes: Any = None) -> dict[str, Any]:
+        def ndims(distribution: FlowDistribution) -> int:
+            return len(distribution._flow.condition_shape or ())
+
+        return {"condition": tfp.util.ParameterProperties(event_ndims=ndims, event_ndims_tensor=ndims)}
 
     def _batch_shape(self) -> tf.TensorShape:
         if self._condition is None:

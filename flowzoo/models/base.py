@@ -271,7 +271,8 @@ class Flow(Trainable, keras.Model):
             condition: [n, *condition_shape], or one for all.
             temperature: spread of the base, above 0; below 1 gives likelier and less varied samples. What
                 it means is the base's (`model.base`); a uniform base takes 1 alone.
-            seed: an integer or an int32 pair; None draws afresh at each call.
+            seed: an integer, an int32 pair or a Keras SeedGenerator; None draws afresh at each call, in a
+                `tf.function` of your own at each run (`keras.utils.set_random_seed` makes that repeat).
 
         Returns:
             A tensor of shape [n, *event_shape]: whole numbers (uint8) for a discrete flow.
@@ -291,6 +292,7 @@ class Flow(Trainable, keras.Model):
         """
         return self._graphs.sample_and_log_prob(*self._draw_arguments(n, condition, temperature, seed))
 
+    @tf.autograph.experimental.do_not_convert
     def _draw_arguments(self, n: Any, condition: Any, temperature: Any, seed: Any) -> tuple[Any, ...]:
         n = checks.number_of_samples(n)
         temperature = checks.temperature(temperature, self.compute_dtype)

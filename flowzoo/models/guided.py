@@ -76,7 +76,8 @@ class GuidedModel(ContinuousModel):
             n: number of samples, an integer of at least 0.
             condition: [n, *condition_shape], or one for all.
             temperature: spread of the noise, above 0.
-            seed: an integer or an int32 pair; None draws afresh at each call.
+            seed: an integer, an int32 pair or a Keras SeedGenerator; None draws afresh at each call, in a
+                `tf.function` of your own at each run (`keras.utils.set_random_seed` makes that repeat).
             guidance: weight of classifier-free guidance, at least -1 (no condition); 0 for none.
             solver: "rk4", "euler", "midpoint", "heun" or "dopri5".
             steps: of the fixed-step solvers.

@@ -108,7 +108,8 @@ class _Sampling(Flow):
             n: number of samples, an integer of at least 0.
             condition: [n, *condition_shape], or one for all.
             temperature: spread of the base, above 0.
-            seed: an integer or an int32 pair; None draws afresh at each call.
+            seed: an integer, an int32 pair or a Keras SeedGenerator; None draws afresh at each call, in a
+                `tf.function` of your own at each run (`keras.utils.set_random_seed` makes that repeat).
             guidance: w, at least -1 (without the condition); None for the constructor's.
             denoise: move noisy samples to the expectation of clean data; None for the constructor's.
 

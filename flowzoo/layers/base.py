@@ -101,19 +101,28 @@ class FlowLayer(keras.layers.Layer):
 
     # -- building ---------------------------------------------------------------------------------
 
-    def build(self, input_shape: Any, condition_shape: Any = None) -> None:
+    # Named after the arguments of `call`, so that Keras builds a layer of one's own at its first call.
+    def build(self, x_shape: Any, condition_shape: Any = None) -> None:
         """Create the weights for data of a shape.
 
         Args:
-            input_shape: shape of a batch of data, (None, *event_shape).
+            x_shape: shape of a batch of data, (None, *event_shape).
             condition_shape: shape of a batch of conditions, (None, *condition_shape), or None.
         """
-        event_shape = as_shape(tuple(input_shape)[1:])
+        event_shape = as_shape(tuple(x_shape)[1:])
         condition_shape = None if condition_shape is None else as_shape(tuple(condition_shape)[1:])
         latent_shape = self._latent_shape(event_shape)
         self.event_shape, self.latent_shape = event_shape, latent_shape
         self.condition_shape = condition_shape
         self._build(event_shape, condition_shape)
+
+    def build_from_config(self, config: dict[str, Any]) -> None:
+        """Build as a saved layer was; in older files the shape of data is called input_shape."""
+        shapes = config.get("shapes_dict")
+        if shapes and "input_shape" in shapes:
+            config = {"shapes_dict": {"x_shape": shapes["input_shape"], **shapes}}
+            del config["shapes_dict"]["input_shape"]
+        super().build_from_config(config)
 
     def build_for(self, event_shape: Shape, condition_shape: Shape | None = None) -> FlowLayer:
         """Build for shapes without batch dimension, or check that the layer was built for them."""

@@ -112,6 +112,21 @@ def check_loss(epoch: int, loss: float, base: Any = None) -> None:
         )
 
 
+def some_batch(there_was: bool) -> None:
+    """Raise ValueError where data that come in batches were at their end before the first."""
+    if not there_was:
+        raise ValueError("x takes at least one batch. Received: none")
+
+
+def check_class_weight(flow: Any, options: dict[str, Any]) -> None:
+    """Raise ValueError where `fit` weighs classes and there are none: Keras takes vectors for one-hot."""
+    if options.get("class_weight") is not None and not flow.num_classes:
+        raise ValueError(
+            f"class_weight takes the weights of class labels, and {flow.name} was built without num_classes. "
+            f"Give sample_weight, one weight an example."
+        )
+
+
 def no_condition(x: Any) -> np.ndarray:
     """Return an empty condition: without one, Keras drops the sample weights of an array silently."""
     return np.zeros([len(x), 0], "float32")

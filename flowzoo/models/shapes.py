@@ -13,7 +13,7 @@ def checked_shape(name: str, shape: Any) -> Shape:
         sizes = as_shape(shape)
     except TypeError as error:
         raise TypeError(f"{name} takes a tuple of positive integers. Received: {shape!r}") from error
-    if not sizes or any(size < 1 for size in sizes):
+    if not sizes or any(size < 1 for size in sizes) or sizes != tuple(shape):
         raise ValueError(f"{name} takes a tuple of one or more positive integers. Received: {shape!r}")
     return sizes
 

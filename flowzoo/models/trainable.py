@@ -63,6 +63,8 @@ class Trainable:
                 f"Received: loss={loss!r}, metrics={metrics!r}"
             )
         strategy, eager = self.distribute_strategy, kwargs.get("run_eagerly", False)
+        if kwargs.get("auto_scale_loss", True):
+            optimizer = updating.scaling_losses(self, optimizer)
         replicas.check_strategy(strategy, optimizer)
         if jit_compile == "auto":
             device = "GPU" if tf.config.list_logical_devices("GPU") else "CPU"
@@ -133,7 +135,7 @@ class Trainable:
             for penalty in self.losses:
                 loss += penalty / self.distribute_strategy.num_replicas_in_sync
             loss *= scale
-        return losses, tape.gradient(loss, weights)
+        return losses, tape.gradient(loss, weights) if weights else []
 
     def from_whole_batch(
         self, part: replicas.Part, x: tf.Tensor, condition: tf.Tensor | None, seed: tf.Tensor
@@ -248,6 +250,7 @@ class Trainable:
         if weight is not None:
             kwargs["sample_weight"] = weight
         options = feeding.by_name(args, kwargs)
+        feeding.check_class_weight(self, options)
         if replicas.several_workers(self.distribute_strategy):
             x, y, options = feeding.one_order(x, y, options, self.seed)
         x, y, validation_data, options = digits.training_batches(self, x, y, validation_data, options)
@@ -256,6 +259,7 @@ class Trainable:
         with feeding.clear_errors():
             history = super().fit(x, y, validation_data=validation_data, **options)
         if history.epoch:
+            feeding.some_batch("loss" in history.history)
             feeding.check_loss(history.epoch[-1] + 1, history.history["loss"][-1], self.base)
         return history
 
@@ -279,7 +283,9 @@ class Trainable:
             if digits.cut(self, x, y):
                 x, y, sample_weight = digits.batches(x, y, sample_weight, batch_size, steps), None, None
         with feeding.clear_errors():
-            return super().evaluate(x, y, batch_size, verbose, sample_weight, steps, *args, **kwargs)
+            result = super().evaluate(x, y, batch_size, verbose, sample_weight, steps, *args, **kwargs)
+        feeding.some_batch(kwargs.get("_use_cached_eval_dataset") or result not in ({}, []))
+        return result
 
     # -- predict, and one batch -----------------------------------------------------------------------
 
@@ -308,8 +314,12 @@ class Trainable:
         x, y, _ = feeding.training_data(self, x, None, None, "x")
         if digits.cut(self, x, y):
             x, y = digits.batches(x, y, None, batch_size, steps), None
-        with feeding.clear_errors():
-            return super().predict(x if y is None else (x, y), batch_size, verbose, steps, *args, **kwargs)
+        try:
+            with feeding.clear_errors():
+                whole = x if y is None else (x, y)
+                return super().predict(whole, batch_size, verbose, steps, *args, **kwargs)
+        except UnboundLocalError:  # Keras's, which has nothing to return
+            feeding.some_batch(False)
 
     def predict_on_batch(self, x: Any) -> Any:
         """Return log_prob of a batch, x or (x, condition), as an array; errors as `predict`."""

@@ -2,15 +2,30 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
+import keras
 import tensorflow as tf
 from keras.src.optimizers.base_optimizer import BaseOptimizer
 
 from flowzoo.models import replicas
 
 _SUM = tf.distribute.ReduceOp.SUM
+
+
+def scaling_losses(model: Any, optimizer: Any) -> Any:
+    """Return the optimizer, one that scales losses if hidden layers compute in float16, as Keras has it.
+
+    Gradients of float16 are 0 below 6e-8. Keras looks at the policy of the model, which of a flow is float32
+    (or float64) whatever the global one.
+    """
+    half = any(layer.dtype_policy.name == "mixed_float16" for layer in model._flatten_layers())
+    optimizer = keras.optimizers.get(optimizer)
+    if not half or optimizer is None or isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
+        return optimizer
+    return keras.optimizers.LossScaleOptimizer(optimizer)
 
 
 def apply_gradients(
@@ -29,6 +44,9 @@ def apply_gradients(
         variables: the trainable variables.
         jit_compile: whether XLA compiles the update on each of several replicas.
     """
+    if not variables:  # all frozen, or none: data alone set such a flow
+        warnings.warn("The model does not have any trainable weights.", stacklevel=2)  # as Keras
+        return
     context = replicas.replica_context()
     if context is None:
         optimizer.apply_gradients(zip(gradients, variables, strict=True))

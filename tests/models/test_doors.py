@@ -109,3 +109,34 @@ def test_the_first_step_on_a_batch_adapts() -> None:
 def test_one_batch_is_no_dataset(door: str) -> None:
     with pytest.raises(TypeError, match="one batch: an array or a pair"):
         getattr(made(), door)(Batches(PIXELS))
+
+
+@pytest.mark.parametrize("door", ["fit", "evaluate", "predict"])
+def test_no_batch_is_an_error(door: str) -> None:
+    flow = made()
+    flow.adapt(np.ones((4, 2)))
+    empty = tf.data.Dataset.from_tensor_slices(np.ones((4, 2), "float32")).batch(2).filter(lambda x: False)
+    with pytest.raises(ValueError, match="at least one batch"):
+        ask(flow, door, empty)
+
+
+def test_weights_of_classes_need_classes() -> None:
+    x = np.ones((4, 2), "float32")
+    for flow, condition in ((made(), None), (made(condition_shape=(2,)), x)):
+        with pytest.raises(ValueError, match="class_weight .* num_classes"):
+            flow.fit(x, condition, class_weight={0: 1.0, 1: 2.0}, verbose=0)
+    labelled, labels = made(num_classes=2), np.array([0, 0, 0, 1])
+    x = np.arange(8.0, dtype="float32").reshape(4, 2)
+    labelled.adapt(x, labels)
+    want = np.average(-labelled.log_prob(x, labels), weights=[1, 1, 1, 3])
+    history = labelled.fit(x, labels, class_weight={0: 1.0, 1: 3.0}, verbose=0).history
+    assert history["loss"][0] == pytest.approx(want, rel=1e-5)
+
+
+def test_a_flow_without_trainable_weights_is_set_from_data_alone() -> None:
+    x = np.random.default_rng(0).normal(7.0, 3.0, (50, 2)).astype("float32")
+    flow = Flow([layers.Standardize()], event_shape=(2,))
+    flow.compile("adam", run_eagerly=True)
+    with pytest.warns(UserWarning, match="trainable weights"):
+        flow.fit(x, verbose=0)
+    np.testing.assert_allclose(np.mean(flow.to_latent(x), 0), 0, atol=1e-5)

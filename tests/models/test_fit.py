@@ -321,6 +321,7 @@ def test_bad_arguments_are_refused() -> None:
         ((), ValueError),
         ((0,), ValueError),
         ((-1,), ValueError),
+        ((2.5,), ValueError),
         ("x", (TypeError, ValueError)),
     ):
         with pytest.raises(error):

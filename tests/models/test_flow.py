@@ -432,6 +432,20 @@ def test_a_layer_serves_in_one_place() -> None:
         Flow([coupling], event_shape=(5,))
 
 
+def test_a_layer_is_built_by_its_first_call(tmp_path: Path) -> None:
+    """As any of Keras, alone and in a functional model; older files call the shape of data input_shape."""
+    x, condition = np.ones((3, 2), "float32"), np.ones((3, 1), "float32")
+    coupling = layers.AffineCoupling(MLP((4,)))
+    assert [part.shape for part in coupling(x, condition=condition)] == [(3, 2), (3,)]
+    older = layers.AffineCoupling(MLP((4,)))
+    older.build_from_config({"shapes_dict": {"input_shape": (None, 2), "condition_shape": (None, 1)}})
+    assert older.condition_shape == coupling.condition_shape == (1,)
+    given = keras.Input((2,))
+    model = keras.Model(given, layers.ActNorm()(given))
+    model.save(tmp_path / "m.keras")
+    assert np.array_equal(keras.models.load_model(tmp_path / "m.keras")(x)[0], model(x)[0])
+
+
 def test_float64_from_the_policy() -> None:
     """Under a float64 policy every layer and network computes in it."""
     with dtype_policy("float64"):
@@ -513,3 +527,12 @@ def test_mixed_precision_keeps_the_flow_in_float32() -> None:
     z = flow.to_latent(x)
     assert z.dtype == flow.log_prob(x).dtype == tf.float32
     assert np.max(np.abs(flow.from_latent(z) - x)) < 1e-4
+
+
+def test_losses_are_scaled_where_hidden_layers_compute_in_float16() -> None:
+    with dtype_policy("mixed_float16"):
+        flow = families()["realnvp"](event_shape=(2,), num_couplings=1, hidden_units=(4,))
+    flow.compile("sgd")
+    assert isinstance(flow.optimizer, keras.optimizers.LossScaleOptimizer)
+    flow.compile("sgd", auto_scale_loss=False)
+    assert isinstance(flow.optimizer, keras.optimizers.SGD)

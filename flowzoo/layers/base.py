@@ -10,6 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from flowzoo.bijectors import FlowBijector
+from flowzoo.layers.checkpointing import Checkpointed
 from flowzoo.layers.domain import Domain
 
 Shape = tuple[int, ...]
@@ -52,7 +53,7 @@ def as_shape(shape: Any) -> Shape:
     return tuple(int(size) for size in shape)
 
 
-class FlowLayer(keras.layers.Layer):
+class FlowLayer(Checkpointed, keras.layers.Layer):
     """An invertible transformation with a tractable log-determinant. Forward is latent to data.
 
     With f the forward map, x = f(z), a layer returns the value and the log-determinant from one pass

@@ -16,6 +16,7 @@ from flowzoo.distributions import BaseDistribution, make_base
 from flowzoo.distributions.making import base_argument
 from flowzoo.layers.base import FlowLayer, Shape, event_size, flow_dtype
 from flowzoo.layers.chain import Chain
+from flowzoo.layers.checkpointing import Checkpointed
 from flowzoo.layers.domain import Domain
 from flowzoo.layers.preprocessing import Dequantize
 from flowzoo.models import checks, requests
@@ -30,7 +31,7 @@ LN2 = float(np.log(2.0))
 
 
 @keras.saving.register_keras_serializable("flowzoo")
-class Flow(Trainable, keras.Model):
+class Flow(Trainable, Checkpointed, keras.Model):
     """A normalizing flow: x = f(z) with z from a base distribution, as a Keras model.
 
     log p(x) = log p_base(f^-1(x)) + log |det df^-1/dx|, in nats, of the user's own data: what brings

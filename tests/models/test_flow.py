@@ -425,6 +425,31 @@ def test_copies_are_independent() -> None:
     assert not np.allclose(twin.log_prob(x), before)
 
 
+def test_checkpoints_of_tensorflow_hold_every_weight(tmp_path: Path) -> None:
+    """Of a flow, a model that has it, a layer and a view: Keras tells TensorFlow nothing of its lists."""
+
+    class Holder(keras.Model):
+        def __init__(self, flow: Flow) -> None:
+            super().__init__()
+            self.flow = flow
+
+    def made() -> Flow:
+        stack = [layers.AffineCoupling(MLP((4,))), layers.ActNorm(), layers.Standardize()]
+        return Flow(stack, event_shape=(2,), condition_shape=(1,), base={"name": "mixture", "components": 2})
+
+    def view(flow: Flow) -> tfp.distributions.Distribution:
+        return flow.distribution([0.0])
+
+    for number, part in enumerate((lambda flow: flow, Holder, lambda flow: flow.chain, view)):
+        flow, other = made(), made()
+        for weight in flow.weights:
+            weight.assign(keras.ops.ones_like(weight))
+        path = tf.train.Checkpoint(part=part(flow)).save(str(tmp_path / str(number)))
+        tf.train.Checkpoint(part=part(other)).restore(path).assert_consumed()
+        kept = other.chain if isinstance(part(flow), layers.FlowLayer) else other
+        assert all(np.all(np.asarray(weight) == 1) for weight in kept.weights)
+
+
 def test_a_layer_serves_in_one_place() -> None:
     coupling = layers.AffineCoupling(MLP((4,)))
     Flow([coupling], event_shape=(4,))

@@ -54,14 +54,14 @@ def _spread(condition: tf.Tensor | None, condition_ndims: int, batch: tf.Tensor)
     return tf.reshape(spread, tf.concat([[-1], event], 0))
 
 
-def _variables(owner: Any) -> tuple[tf.Variable, ...]:
+def _variables(owner: Any) -> tuple[Any, ...]:
     """Return the variables of a flow or layer as those of TensorFlow.
 
     An attribute that holds them is where a `tf.Module` looks: `trainable_variables` of a view, and of what
     TFP builds from it, are then those of the flow, and not none.
     """
     values = [variable.value for variable in owner.variables]
-    return tuple(value for value in values if isinstance(value, tf.Variable))
+    return tuple(value for value in values if not isinstance(value, tf.Tensor))  # as in a StatelessScope
 
 
 class FlowBijector(tfb.Bijector):

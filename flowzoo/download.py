@@ -82,10 +82,10 @@ def download(
     except OSError as error:
         if isinstance(error, FileExistsError) and target.is_dir():
             return verify(target, digest, name)  # Another process was faster.
+        why = (error.strerror or str(error)).rstrip(".")
         raise DownloadError(
-            f"The weights of {name!r} cannot be written to {error.filename or target}: "
-            f"{error.strerror or error}. Nothing was changed. Make room, or set FLOWZOO_HOME to a folder "
-            "that can be written."
+            f"The weights of {name!r} cannot be written to {error.filename or target}: {why}. Nothing was "
+            "changed. Make room, or set FLOWZOO_HOME to a folder that can be written."
         ) from error
 
 

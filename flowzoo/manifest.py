@@ -142,12 +142,16 @@ def verify(
     try:
         return check(folder, expected_digest, name)
     except CorruptWeightsError as error:
-        advice = (
-            f"name the folder of these weights, or give path:{folder} as the name for what it holds"
-            if given
-            else f"delete {folder} and load again to fetch them anew, reinstall flowzoo if they came with "
-            f"the package, or train them with `flowzoo train {name or 'NAME'}`"
-        )
+        train = f"train them with `flowzoo train {name or 'NAME'}`"
+        if given and _owner(folder, name):
+            advice = f"name the folder of these weights, or give path:{folder} as the name for what it holds"
+        elif given:
+            advice = f"copy the folder anew from where it came from, or {train}"
+        else:
+            advice = (
+                f"delete {folder} and load again to fetch them anew, reinstall flowzoo if they came with "
+                f"the package, or {train}"
+            )
         raise CorruptWeightsError(
             f"The weights{f' of {name!r}' if name else ''} are refused. {error} What to do: {advice}."
         ) from error
@@ -196,7 +200,7 @@ def read_card(folder: str | os.PathLike[str]) -> dict[str, object]:
     path = Path(folder) / CARD
     try:
         card = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise CorruptWeightsError(f"{path}: the card cannot be read: {error}.") from error
     if not isinstance(card, dict):
         raise CorruptWeightsError(f"{path}: received {type(card).__name__}; accepted: a JSON object.")

@@ -191,13 +191,22 @@ class TestVerify:
         with pytest.raises(CorruptWeightsError, match=f"expected SHA-256 {digest}, got {new}"):
             weights.verify(folder, digest, "maf_moons")
 
-    @pytest.mark.parametrize("card", ["{", "[]", '{"title": "maf_moons"}'])
+    @pytest.mark.parametrize("card", ["{", "[]", '{"title": "maf_moons"}', "[" * 200_000])
     def test_a_card_that_names_no_entry_is_refused(self, artifact, card):
         folder, _ = artifact
         (folder / "card.json").write_text(card)
         weights.write_manifest(folder)
         with pytest.raises(CorruptWeightsError):
             weights.verify(folder, None, "maf_moons")
+
+    def test_what_to_do_with_a_folder_of_ones_own(self, artifact):
+        folder, _ = artifact
+        with pytest.raises(CorruptWeightsError, match="name the folder of these weights"):
+            weights.verify(folder, None, "maf_power", given=True)
+        (folder / "golden.npz").write_bytes(b"cut")
+        with pytest.raises(CorruptWeightsError, match="copy the folder anew") as caught:
+            weights.verify(folder, None, "maf_moons", given=True)
+        assert "name the folder" not in str(caught.value) and "delete" not in str(caught.value)
 
     def test_no_folder_and_a_file_instead_of_one(self, tmp_path):
         with pytest.raises(CorruptWeightsError, match="No such file"):

@@ -72,6 +72,10 @@ class Client:
             ImportError: a gRPC address without tensorflow-serving-api.
         """
         where = parse_address(address)
+        if not isinstance(retry, Retry):
+            raise TypeError(
+                f"retry takes a Retry; Retry(attempts=1) sends nothing again. Received: {retry!r}"
+            )
         if tls != Tls() and not where.encrypted:
             raise ValueError(f"tls= is for grpcs:// and https:// addresses. Received: {address!r}")
         selector = ModelSelector(model, version, label)
@@ -223,6 +227,8 @@ class Client:
         """
         deadline = self._session.deadline(timeout)
         known = self._session.signature(signature, deadline)
+        if not isinstance(inputs, Mapping):
+            raise TypeError(f"inputs takes arrays by name. Received: {type(inputs).__name__}")
         if set(inputs) != set(known.inputs):
             raise ValueError(
                 f"{signature} takes the inputs {', '.join(sorted(known.inputs))}. "

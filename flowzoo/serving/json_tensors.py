@@ -76,7 +76,7 @@ def decode_object(body: bytes) -> dict[str, Any]:
     """
     try:
         content = json.loads(body)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:  # lists within lists, thousands deep
         raise _malformed(str(error)) from error
     if not isinstance(content, dict):
         raise _malformed("it is no object")

@@ -24,7 +24,8 @@ def as_pair(seed: Any) -> np.ndarray:
     if isinstance(seed, int | np.integer) and not isinstance(seed, bool):
         value = int(seed) & 0xFFFFFFFFFFFFFFFF
         return np.array([value & 0xFFFFFFFF, value >> 32], np.uint32).view(np.int32)
-    pair = np.asarray(seed) if isinstance(seed, list | tuple | np.ndarray) else None
+    is_array = isinstance(seed, list | tuple) or hasattr(seed, "__array__")
+    pair = np.asarray(seed) if is_array else None
     if pair is None or pair.shape != (2,) or pair.dtype.kind not in "iu":
         raise TypeError(f"seed takes None, an integer or two integers. Received: {seed!r}")
     return pair.astype(np.int32)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 pytest.importorskip("tensorflow_serving", reason="needs tensorflow-serving-api: the extra serving")
 
@@ -115,7 +116,7 @@ def test_many_samples_repeat_with_their_seed(served: Served, scheme: str) -> Non
 
 
 def test_seeds_are_those_of_the_library() -> None:
-    for seed in (0, 1, -1, 2**31, 2**63 - 1, np.int64(5), [1, 2], np.array([-3, 4])):
+    for seed in (0, 1, -1, 2**31, 2**63 - 1, np.int64(5), [1, 2], np.array([-3, 4]), tf.constant([5, 6])):
         np.testing.assert_array_equal(seeds.as_pair(seed), random.as_seed(seed).numpy())
     assert not np.array_equal(seeds.as_pair(None), seeds.as_pair(None))
     children = {tuple(seeds.child(seeds.as_pair(0), index)) for index in range(1000)}

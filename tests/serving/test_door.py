@@ -94,6 +94,7 @@ def test_conditions() -> None:
         ({"max_batch": 0}, ValueError, "max_batch takes a whole number from 1"),
         ({"concurrency": 1.5}, TypeError, "concurrency takes a whole number"),
         ({"max_message_bytes": True}, TypeError, "max_message_bytes takes"),
+        ({"retry": None}, TypeError, "retry takes a Retry"),
         ({"tls": Tls(ca_file="ca.pem")}, ValueError, "tls= is for"),
     ],
 )
@@ -129,6 +130,7 @@ def test_wrong_calls_are_not_sent(served: Served, scheme: str) -> None:
             (lambda: client.sample(2, temperature="1"), TypeError, "temperature takes"),
             (lambda: client.sample(2, seed=1.5), TypeError, "seed takes"),
             (lambda: client.log_prob(x, timeout=-1), ValueError, "timeout takes"),
+            (lambda: client.predict("log_prob", [x]), TypeError, "arrays by name"),
             (lambda: client.predict("log_prob", {"y": x}), ValueError, "takes the inputs x. Received: y"),
             (lambda: client.predict("log_prop", {"x": x}), errors.NotServedError, "mean 'log_prob'"),
         ):

@@ -76,6 +76,7 @@ def test_answers_of_one_and_of_several_outputs() -> None:
         b'{"outputs": [null]}',
         b'{"outputs": {"b": 1}}',
         b"\xff\xfe",
+        b"[" * 200_000,
     ],
 )
 def test_answers_that_are_none(body: bytes) -> None:

@@ -25,6 +25,7 @@ __all__ = [
     "Manifest",
     "config_in",
     "find_local",
+    "folder_of",
     "locate",
     "read_card",
     "read_golden",
@@ -122,6 +123,16 @@ def find_local(name: str) -> tuple[Path, Literal["home", "packaged"]] | None:
     if root is not None and (root / name).exists():
         return root / name, "packaged"
     return None
+
+
+def folder_of(name: str) -> Path:
+    """Returns the folder that `path:DIR` names in place of an entry; `~` stands for the user's home.
+
+    Raises:
+        NoWeightsError: There is no such folder, or it is but a part of an entry.
+        ValueError: No folder is named.
+    """
+    return _explicit(name)
 
 
 def config_in(folder: str | os.PathLike[str]) -> EntryConfig:

@@ -134,7 +134,7 @@ def load(name: str, *, source: str | os.PathLike[str] | None = None, dtype: Any 
     policy = as_policy(dtype)
     if source is None and isinstance(name, str) and name.startswith("path:"):
         source = name
-        name = _name_in(Path(name.removeprefix("path:")))
+        name = _name_in(weights.folder_of(name))
         digest = None
     else:
         digest = registry.get_config(name).weights.sha256
@@ -282,11 +282,13 @@ def info(name: str) -> ModelInfo:
 
     Raises:
         UnknownNameError: no entry has the name.
+        NoWeightsError: there is no such folder.
         CorruptWeightsError: the folder has no card.
     """
-    if name.startswith("path:"):
-        found: Path | None = Path(name.removeprefix("path:"))
-        config = weights.config_in(name.removeprefix("path:"))
+    if isinstance(name, str) and name.startswith("path:"):
+        folder = weights.folder_of(name)
+        found: Path | None = folder
+        config = weights.config_in(folder)
     else:
         config, local = registry.get_config(name), weights.find_local(name)
         found = local[0] if local else None

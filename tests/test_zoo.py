@@ -13,6 +13,7 @@ import tensorflow as tf
 
 import flowzoo
 from flowzoo import registry, weights, zoo
+from flowzoo.cli.loading import config_of
 from flowzoo.data import open_source
 from flowzoo.errors import CorruptWeightsError, DataError, NoWeightsError, UnknownNameError
 from flowzoo.manifest import verify, write_manifest
@@ -268,6 +269,19 @@ def test_train_writes_what_load_reads(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_a_folder_by_name_is_found_as_a_source_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the user's home, and with the same words where it is not there or is but a part of an entry."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "mine").symlink_to(packaged("saved_models") / "test_maf")
+    assert flowzoo.info("path:~/mine").name == "test_maf"
+    assert config_of("path:~/mine").name == "test_maf"
+    for ask in (flowzoo.info, flowzoo.load, config_of):
+        with pytest.raises(NoWeightsError, match="Did you mean 'mine'"):
+            ask("path:~/mien")
+        with pytest.raises(NoWeightsError, match="give the folder above"):
+            ask("path:~/mine/1")
+
+
 def test_a_config_of_the_users_own_trains_and_loads_like_the_zoos(tmp_path: Path) -> None:
     result = flowzoo.train("test_maf", out=tmp_path, epochs=2, limit=500, seed=3, verbose=0)
     config = registry.get_config("test_maf").model_dump(mode="json")

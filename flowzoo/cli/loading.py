@@ -50,11 +50,12 @@ def config_of(name: str) -> EntryConfig:
 
     Raises:
         UnknownNameError: No entry has the name.
-        CorruptWeightsError: There are no weights in the folder.
+        NoWeightsError: There is no such folder.
+        CorruptWeightsError: There are no weights in it.
     """
     if not name.startswith("path:"):
         return registry.get_config(name)
-    return weights.config_in(name.removeprefix("path:"))
+    return weights.config_in(weights.folder_of(name))
 
 
 def metric_text(card: Mapping[str, Any] | None) -> str:

@@ -201,8 +201,14 @@ class FlowDistribution(tfd.Distribution):
     def _event_shape_tensor(self) -> tf.Tensor:
         return tf.constant(self._flow.event_shape, tf.int32)
 
-    def _default_event_space_bijector(self) -> tfb.Bijector:
-        return tfb.Identity()
+    def _default_event_space_bijector(self) -> tfb.Bijector | None:
+        """Return what maps all of R^n to where data lie, for samplers: of bounded data the flow's own map."""
+        flow = self._flow
+        if flow.discrete:
+            return None
+        unbounded = flow.domain is None and flow.data_range is None
+        # The latents of a uniform base are not all of R^n either.
+        return tfb.Identity() if unbounded or flow.base.kind == "uniform" else flow.bijector(self._condition)
 
     def _spread(self, batch: tf.Tensor) -> tf.Tensor | None:
         return _spread(self._condition, len(self._flow.condition_shape or ()), batch)

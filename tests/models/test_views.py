@@ -110,6 +110,17 @@ def test_each_run_of_a_graph_of_the_users_draws_anew(caplog: pytest.LogCaptureFi
     assert "AutoGraph" not in caplog.text
 
 
+def test_samplers_stay_where_data_lie() -> None:
+    """A sampler walks in R^n, from which the default bijector of a distribution leads to its support."""
+    positive = Flow([layers.Positive()], event_shape=(2,)).distribution()
+    bijector = positive.experimental_default_event_space_bijector()
+    assert np.all(np.asarray(bijector.forward(points(50))) > 0)
+    plain = Flow([layers.ActNorm()], event_shape=(2,)).distribution()
+    assert isinstance(plain.experimental_default_event_space_bijector(), tfb.Identity)
+    whole = Flow([layers.Dequantize(4)], event_shape=(2,)).distribution()
+    assert whole.experimental_default_event_space_bijector() is None
+
+
 def test_a_tensor_of_unknown_rank_is_refused() -> None:
     distribution = conditional().distribution(CONDITIONS[0])
     graph = tf.function(distribution.log_prob, input_signature=[tf.TensorSpec(None)])

@@ -21,6 +21,7 @@ _BY_POSITION = ("batch_size", "epochs", "verbose", "callbacks", "validation_spli
 # What `CheckedBatches` calls a batch: the text by which an error in a thread of tf.data is found again.
 _BATCH = "a batch"
 _OF_A_BATCH = re.compile(f"ValueError: ((?:the condition of )?{_BATCH} takes .+)")
+_OTHER_SHAPE = re.compile(r"Shape of tensor \S+ (\[.*?\]) is not compatible with expected shape (\[.*?\])")
 _KINDS = "an array, a pair (x, condition), a tf.data.Dataset or a keras.utils.PyDataset"
 
 
@@ -41,7 +42,10 @@ def _parts(batch: Any) -> tuple[Any, Any, Any]:
 
 def is_no_condition(flow: Any, condition: Any) -> bool:
     """Say whether a condition stands for none: see `no_condition`."""
-    return condition is None or (flow.condition_shape is None and condition.shape[-1] == 0)
+    if condition is None or flow.condition_shape is not None:
+        return condition is None
+    shape = tf.TensorShape(condition.shape)
+    return bool(shape.rank) and shape[-1] == 0
 
 
 def unpack(flow: Any, data: Any) -> tuple[tf.Tensor, tf.Tensor | None, tf.Tensor | None]:
@@ -216,6 +220,8 @@ def _checked_dataset(flow: Any, dataset: tf.data.Dataset, name: str) -> tf.data.
     x, condition, _ = _parts(parts)
     if not isinstance(x, tf.TensorSpec):
         raise TypeError(f"{name} takes a dataset of x or (x, condition). Received: elements {parts}")
+    dataset = _of_known_shape(flow, dataset)
+    x, condition, _ = _parts(dataset.element_spec)
     checks.shaped(x, flow.event_shape, f"{name} (a dataset of batches)", "event_shape")
     if not is_no_condition(flow, condition) and flow.condition_shape is None:
         raise ValueError(
@@ -238,6 +244,30 @@ def _checked_dataset(flow: Any, dataset: tf.data.Dataset, name: str) -> tf.data.
         checked = dataset.map(check, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True).prefetch(2)
     checked._flowzoo_checked = True
     return checked
+
+
+def _of_known_shape(flow: Any, dataset: tf.data.Dataset) -> tf.data.Dataset:
+    """Say the shapes of examples where a dataset does not know them, as those of Python's generators."""
+
+    def ensured(value: Any, event: tuple[int, ...] | None) -> Any:
+        if event is None or value is None or _is_known(value):
+            return value
+        return tf.ensure_shape(value, [None, *event])
+
+    def ensure(*elements: Any) -> Any:
+        value, given, weight = _parts(elements)
+        value, given = ensured(value, flow.event_shape), ensured(given, flow.condition_shape)
+        if weight is not None:
+            return value, given, weight
+        return value if given is None else (value, given)
+
+    x, condition, _ = _parts(dataset.element_spec)
+    asked = [x] if flow.condition_shape is None or condition is None else [x, condition]
+    return dataset if all(map(_is_known, asked)) else dataset.map(ensure)
+
+
+def _is_known(value: Any) -> bool:
+    return value.shape.rank is not None and value.shape[1:].is_fully_defined()
 
 
 def _finite(value: tf.Tensor) -> list[Any]:
@@ -322,6 +352,12 @@ def clear_errors() -> Iterator[None]:
         of_a_batch = _OF_A_BATCH.search(text)
         if of_a_batch:
             raise ValueError(of_a_batch[1]) from error
+        other_shape = _OTHER_SHAPE.search(text)
+        if other_shape:
+            raise ValueError(
+                f"The dataset holds a batch of the shape {other_shape[1]}, and the flow takes "
+                f"{other_shape[2]}."
+            ) from error
         if checks.NOT_FINITE in text:
             raise ValueError(
                 "The dataset holds NaN or infinity: clean it, or mask those examples."

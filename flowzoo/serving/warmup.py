@@ -47,9 +47,11 @@ class Request:
 
 
 def check_batch_sizes(batch_sizes: Sequence[int] | None) -> None:
-    """Raise ValueError unless a warm-up can have these batch sizes; none is no warm-up."""
+    """Raise ValueError (TypeError of no list) unless a warm-up can have these sizes; none is no warm-up."""
     if batch_sizes is None:
         return
+    if not isinstance(batch_sizes, Sequence) or isinstance(batch_sizes, str):
+        raise TypeError(f"A warm-up takes batch sizes such as (1, 32). Received: {batch_sizes!r}")
     most = MOST_RECORDS // (len(SIGNATURES) + 1)
     wrong = [size for size in batch_sizes if isinstance(size, bool) or not isinstance(size, int) or size < 0]
     if wrong or len(batch_sizes) > most:

@@ -140,3 +140,27 @@ def test_a_flow_without_trainable_weights_is_set_from_data_alone() -> None:
     with pytest.warns(UserWarning, match="trainable weights"):
         flow.fit(x, verbose=0)
     np.testing.assert_allclose(np.mean(flow.to_latent(x), 0), 0, atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [[None, None], None])
+def test_batches_of_a_generator_have_the_shape_that_the_flow_takes(shape: list[None] | None) -> None:
+    """Datasets of Python's generators know no shapes: they are the flow's, or an error."""
+    spec = tf.TensorSpec(shape)
+    good, bad = np.arange(8.0, dtype="float32").reshape(4, 2), np.ones((4, 3), "float32")
+
+    def batches(*arrays: np.ndarray) -> tf.data.Dataset:
+        def pairs() -> Any:
+            return ((array, array[:, :1]) for array in arrays)
+
+        return tf.data.Dataset.from_generator(pairs, output_signature=(spec, spec))
+
+    flow = made(condition_shape=(1,))
+    flow.fit(batches(good, good), verbose=0)
+    want = flow.evaluate(good, good[:, :1], verbose=0)
+    assert flow.evaluate(batches(good), verbose=0) == pytest.approx(want, rel=1e-6)
+    with pytest.raises(ValueError, match="takes no condition"):
+        made().fit(batches(good), verbose=0)
+    alone = made()
+    alone.fit(batches(good).map(lambda x, condition: x), verbose=0)
+    with pytest.raises(ValueError, match=r"batch of the shape \[4,3\], and the flow takes \[\?,2\]"):
+        flow.evaluate(batches(good, bad), verbose=0)

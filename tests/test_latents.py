@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import keras
@@ -199,6 +202,33 @@ def test_pictures_are_read_before_a_model_is_loaded(tmp_path: Path, capsys) -> N
     assert main(["reconstruct", *arguments]) not in (0, 1)
     said = capsys.readouterr()
     assert "broken.png" in said.err and "weights:" not in said.out + said.err
+
+
+def test_what_is_refused_needs_no_tensorflow_and_what_is_drawn_none_of_its_log(
+    tmp_path: Path, pictures: list[str]
+) -> None:
+    """It is imported once pictures are read, and what it logs about itself meanwhile is held back."""
+    out, none = str(tmp_path / "out.png"), str(tmp_path / "none.png")
+    refused = [
+        ["interpolate", "test_nice", pictures[0], none, "--out", out],
+        ["reconstruct", "test_nice", none, "--out", out],
+        ["attribute", "test_nice", none, "--from", none, "--to", none, "--out", out],
+        ["temperatures", "test_nice", "--values", "a", "--out", out],
+        ["levels", "test_glow", none, "--out", out],
+    ]
+    program = f"""
+import sys
+from flowzoo.cli import main
+codes = [int(main(arguments)) for arguments in {refused!r}]
+print("refused", codes, "tensorflow" in sys.modules, file=sys.stderr)
+sys.exit(main({["temperatures", "test_nice", "--num", "1", "--values", "1", "--out", out]!r}))
+"""
+    quiet = {key: value for key, value in os.environ.items() if key != "TF_CPP_MIN_LOG_LEVEL"}
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=quiet)
+    assert done.returncode == 0, done.stderr
+    *messages, last = done.stderr.splitlines()
+    assert last == f"refused {[2] * len(refused)} False"
+    assert all(message.startswith("flowzoo: ") for message in messages)
 
 
 def test_what_cannot_be_drawn_is_said(tmp_path: Path, pictures: list[str], capsys) -> None:

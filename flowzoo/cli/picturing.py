@@ -52,8 +52,6 @@ def interpolate(
     as_json: Json = False,
 ) -> None:
     """Go from one picture to another through the latent space of a flow."""
-    from flowzoo import latents
-
     talk = Talk(as_json)
     found = _read(name, out, [first], [last])
     for path, part in zip((first, last), found, strict=True):
@@ -62,6 +60,8 @@ def interpolate(
                 f"interpolate goes from one picture to another. Received: {path} with {len(part)}."
             )
     model = _opened(name, source, talk, solver, solver_steps)
+    from flowzoo import latents
+
     start, end = (_as_data(model, part)[0] for part in found)
     strip = latents.interpolate(model, start, end, steps, condition_for(model, 1, label, None), method)
     _draw(strip, model, out, steps)
@@ -80,11 +80,11 @@ def reconstruct(
     as_json: Json = False,
 ) -> None:
     """Take pictures to their latents and back: the pictures, below them what comes back, and the error."""
-    from flowzoo import latents
-
     talk = Talk(as_json)
     [found] = _read(name, out, pictures)
     model = _opened(name, source, talk, solver, solver_steps)
+    from flowzoo import latents
+
     x = _as_data(model, found)
     back, error = latents.reconstruct(model, x, condition_for(model, 1, label, None))
     largest = np.abs(error).reshape(len(x), -1).max(axis=1)
@@ -115,12 +115,12 @@ def attribute(
     as_json: Json = False,
 ) -> None:
     """Move pictures along the direction from one folder of pictures to another."""
-    from flowzoo import latents
-
     talk = Talk(as_json)
     numbers = _numbers("--strengths", strengths)
     found = _read(name, out, pictures, [without], [with_])
     model = _opened(name, source, talk, solver, solver_steps)
+    from flowzoo import latents
+
     x, *ends = (_as_data(model, part) for part in found)
     condition = condition_for(model, 1, label, None)
     along = latents.direction(model, ends[0], ends[1], condition)
@@ -147,14 +147,14 @@ def temperatures(
     as_json: Json = False,
 ) -> None:
     """Draw the same noise at several temperatures, one row each."""
-    from flowzoo import latents
-
     talk = Talk(as_json)
     numbers = _numbers("--values", values)
     if min(numbers) <= 0:
         raise ValueError(f"--values takes temperatures above 0. Received: {values!r}.")
     _read(name, out)
     model = _opened(name, source, talk, solver, solver_steps)
+    from flowzoo import latents
+
     seed = fresh_seed(seed)
     rows = latents.temperatures(model, num, numbers, condition_for(model, num, label, None), seed)
     _draw(rows.reshape(-1, *model.event_shape), model, out, num)
@@ -172,11 +172,11 @@ def levels(
     as_json: Json = False,
 ) -> None:
     """Draw the latents of a multi-scale flow anew, level by level from the finest: what each scale holds."""
-    from flowzoo import latents
-
     talk = Talk(as_json)
     [found] = _read(name, out, pictures)
     model = _opened(name, source, talk)
+    from flowzoo import latents
+
     x = _as_data(model, found)
     seed = fresh_seed(seed)
     rows = latents.resample_levels(model, x, condition_for(model, 1, label, None), seed)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import reprlib
 import types
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
@@ -16,6 +17,7 @@ _WORDS = {
     float: "a number",
     bool: "true or false",
     str: "text",
+    Path: "a path",
     type(None): "null",
     dict: "a mapping",
     Any: "anything",
@@ -72,6 +74,8 @@ def describe(annotation: Any) -> str:  # noqa: ANN401
         return " or ".join(describe(argument) for argument in arguments)
     if origin is Literal:
         return " or ".join(repr(argument) for argument in arguments)
+    if origin is tuple and Ellipsis not in arguments:
+        return f"a list of {len(arguments)}: {describe(arguments[0])}"
     if origin in (list, tuple):
         return f"a list of: {describe(arguments[0])}"
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):

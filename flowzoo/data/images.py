@@ -162,7 +162,7 @@ def decode_image(
     image = decoded(raw, "L" if channels == 1 else "RGB", where)
     side = min(image.size) if crop == "center" else crop
     if isinstance(side, float):
-        side = round(side * min(image.size))
+        side = max(1, round(side * min(image.size)))
     if side is not None:
         left, top = (image.width - side) // 2, (image.height - side) // 2
         if min(left, top) < 0:

@@ -8,8 +8,9 @@ from collections.abc import Callable, Mapping
 from typing import Annotated, Any
 
 import pydantic
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
+from flowzoo.config_errors import describe
 from flowzoo.errors import DataError, near_matches
 
 Count = Annotated[int, Field(ge=1)]
@@ -26,6 +27,14 @@ Share = Annotated[float, Field(gt=0, le=1, strict=True)]
 
 Part = Annotated[int, Field(ge=0, strict=True)] | Annotated[float, Field(ge=0, lt=1, strict=True)]
 """A part of a data set: so many examples (an int), or such a fraction of them (a float)."""
+
+
+def _named(column: object) -> object:
+    return str(column) if isinstance(column, int) and not isinstance(column, bool) else column
+
+
+Column = Annotated[str, BeforeValidator(_named)]
+"""The name of a column; of a table without names its number, from 0."""
 
 
 def option_parameters(function: Callable) -> dict[str, inspect.Parameter]:
@@ -68,5 +77,17 @@ def _checked(source: str, name: str, hint: Any, value: object) -> Any:  # noqa: 
     try:
         return pydantic.TypeAdapter(hint).validate_python(value)
     except pydantic.ValidationError as error:
-        problems = "; or ".join(problem["msg"] for problem in error.errors())
-        raise DataError(f"Source {source!r}, option {name!r}: {problems}. Received: {value!r}") from error
+        raise DataError(
+            f"Source {source!r}, option {name!r} takes {describe(hint)}.{_spelling(name, value, hint)} "
+            f"Received: {value!r}"
+        ) from error
+
+
+def _spelling(name: str, value: object, hint: Any) -> str:  # noqa: ANN401
+    """Says how the command line, which reads values as YAML, takes a list of one, or digits as text."""
+    accepted = describe(hint)
+    if isinstance(value, str) and "a list of" in accepted:
+        return f" A list is written -o {name}='[{value}]' on the command line."
+    if isinstance(value, bool | int | float) and "text" in accepted:
+        return f""" Such text is quoted on the command line: -o {name}="'{value}'"."""
+    return ""

@@ -37,13 +37,43 @@ def test_the_promised_sources_are_there():
         (lambda: open_source("moons", "valid"), DataError, "Did you mean 'validation'.*Received: 'valid'"),
         (lambda: open_source("moons", noisy=1), DataError, "Did you mean 'noise'.*Accepted: seed"),
         (lambda: open_source("moons", num_examples=0), DataError, "'num_examples'.*Received: 0"),
-        (lambda: open_source("moons", num_examples=2.5), DataError, "valid integer.*Received: 2.5"),
+        (
+            lambda: open_source("moons", num_examples=2.5),
+            DataError,
+            "an integer \\(at least 1\\). Received: 2.5",
+        ),
         (lambda: open_source("moons", noise=-1), DataError, "'noise'"),
         (lambda: open_source("moons", noise=float("nan")), DataError, "'noise'"),
         (lambda: open_source("moons", seed=-1), DataError, "'seed'"),
         (lambda: open_source("iris", test=1.5), DataError, "'test'.*Received: 1.5"),
         (lambda: open_source("iris", test=200), DataError, "150 examples cannot be split"),
         (lambda: open_source("csv"), DataError, "needs the option 'path'"),
+        (lambda: open_source("csv", path=3), DataError, "'path' takes a path. Received: 3"),
+        (
+            lambda: open_source("csv", path="a.csv", columns="a"),
+            DataError,
+            r"'csv', option 'columns' takes a list of: text or null. .*-o columns='\[a\]'.*Received: 'a'",
+        ),
+        (
+            lambda: open_source("csv", path="a.csv", header="a"),
+            DataError,
+            "'header' takes true or false. Received: 'a'",
+        ),
+        (
+            lambda: open_source("csv", path="a.csv", separator=0),
+            DataError,
+            """'separator' takes text. .*-o separator="'0'".*Received: 0""",
+        ),
+        (
+            lambda: open_source("image_folder", path=".", size=[1, 2, 3]),
+            DataError,
+            "'size' takes an integer .* or a list of 2: .* Received: \\[1, 2, 3\\]",
+        ),
+        (
+            lambda: open_source("image_folder", path=".", crop="left"),
+            DataError,
+            "'crop' takes 'center' or an integer .* or a number .*at most 1.* Received: 'left'",
+        ),
     ],
 )
 def test_refuses(call, error, message):

@@ -106,6 +106,10 @@ def test_crop_and_size(tmp_path, pixels, files):
     np.testing.assert_array_equal(square[:], pixels[:16, :, 1:7])
     small = open_source("image_folder", path=folder, crop=4).x
     np.testing.assert_array_equal(small[:], pixels[:16, 1:5, 2:6])
+    np.testing.assert_array_equal(open_source("image_folder", path=folder, crop=0.67).x[:], small[:])
+    # Of the smallest part of a picture a pixel is left, not a black nothing.
+    pixel = open_source("image_folder", path=folder, crop=0.01, size=1).x
+    np.testing.assert_array_equal(pixel[:], pixels[:16, 2:3, 3:4])
     assert open_source("image_folder", path=folder, size=5).event_shape == (5, 5, 3)
     assert open_source("image_folder", path=folder, size=[3, 9]).event_shape == (3, 9, 3)
     assert open_source("image_folder", path=folder, channels=1).event_shape == (6, 8, 1)

@@ -160,6 +160,9 @@ def test_csv_dialects(tmp_path):
         "csv", path=tmp_path / "table.csv.gz", separator=";", header=False, columns=("2", "0")
     )
     np.testing.assert_array_equal(source.x[:, 0], -source.x[:, 1])
+    # The command line reads -o columns='[2, 0]' as numbers.
+    same = open_source("csv", path=tmp_path / "table.csv.gz", separator=";", header=False, columns=[2, 0])
+    np.testing.assert_array_equal(same.x, source.x)
     path = tmp_path / "table.csv.gz"
     path.write_bytes(path.read_bytes()[:60])
     with pytest.raises(DataError, match="table.csv.gz: cannot be read"):

@@ -12,7 +12,7 @@ from flowzoo.data.archives import IMAGES, open_files
 from flowzoo.data.catalog import register_source
 from flowzoo.data.files import find_path
 from flowzoo.data.images import ImageExamples, prepared
-from flowzoo.data.options import Count, Part
+from flowzoo.data.options import Count, Part, Share
 from flowzoo.data.source import Source
 from flowzoo.data.splits import split_range
 from flowzoo.errors import DataError
@@ -34,7 +34,7 @@ def image_folder(
     *,
     path: Path,
     size: Count | tuple[Count, Count] | None = None,
-    crop: Literal["center"] | Count | None = None,
+    crop: Literal["center"] | Count | Share | None = None,
     channels: Literal[1, 3] = 3,
     labels: bool = False,
     mirror: bool = False,
@@ -51,7 +51,8 @@ def image_folder(
         split: Which split.
         path: The folder or archive, relative to the working folder or to one of the data folders.
         size: The side, or height and width, to resize to; without it all images must be of one size.
-        crop: What to cut from the middle first: `"center"` for the largest square, or the side of a square.
+        crop: What to cut from the middle first: `"center"` for the largest square, the side of a square, or a
+            part of the shorter side.
         channels: 3 for colour, 1 for grey.
         labels: Whether the folder that an image lies in is its class. Each class is then divided by itself.
         mirror: Whether the train split also has every image with left and right exchanged.

@@ -13,7 +13,7 @@ import numpy as np
 from flowzoo.data.catalog import register_source
 from flowzoo.data.files import find_file, find_path
 from flowzoo.data.frames import read_csv, read_parquet
-from flowzoo.data.options import Part, Seed
+from flowzoo.data.options import Column, Part, Seed
 from flowzoo.data.source import Source
 from flowzoo.data.splits import split_rows
 from flowzoo.data.tables import table_source
@@ -49,8 +49,8 @@ def csv(
     split: str,
     *,
     path: Path,
-    columns: tuple[str, ...] | None = None,
-    label: str | None = None,
+    columns: tuple[Column, ...] | None = None,
+    label: Column | None = None,
     separator: str = ",",
     header: bool = True,
     split_seed: Seed = 0,
@@ -67,7 +67,7 @@ def csv(
         label: The column of the condition: words or whole numbers are classes, other numbers a condition
             `[1]`.
         separator: What stands between two values.
-        header: Whether the first row names the columns; they are called `"0"`, `"1"`, … otherwise.
+        header: Whether the first row names the columns; they are called 0, 1, … otherwise.
         split_seed: Another seed gives another division of a single file.
         validation: The validation part, a fraction or a number of rows.
         test: The test part of a single file, likewise.
@@ -85,8 +85,8 @@ def parquet(
     split: str,
     *,
     path: Path,
-    columns: tuple[str, ...] | None = None,
-    label: str | None = None,
+    columns: tuple[Column, ...] | None = None,
+    label: Column | None = None,
     split_seed: Seed = 0,
     validation: Part = 0.1,
     test: Part = 0.1,

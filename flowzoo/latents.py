@@ -73,7 +73,8 @@ def interpolate(
         The examples, [steps, *event_shape]; the first and the last are `a` and `b`, taken there and back.
 
     Raises:
-        ValueError: fewer than 2 steps, an unknown method, what `Flow.to_latent` refuses.
+        ValueError: fewer than 2 steps, an unknown method, ends that are not one example each, what
+            `Flow.to_latent` refuses.
 
     References:
         Shoemake, Animating Rotation with Quaternion Curves (1985), https://doi.org/10.1145/325334.325242,
@@ -83,7 +84,13 @@ def interpolate(
     if method not in METHODS:
         hint = near_matches(method, METHODS) if isinstance(method, str) else ""
         raise ValueError(f"method takes one of {', '.join(METHODS)}. Received: {method!r}{hint}")
-    ends = np.asarray(model.to_latent(np.stack([np.asarray(a), np.asarray(b)]), condition), "float64")
+    pair = [np.asarray(a), np.asarray(b)]
+    if any(example.shape != tuple(model.event_shape) for example in pair):
+        received = " and ".join(str(example.shape) for example in pair)
+        raise ValueError(
+            f"a and b take one example each, of shape {tuple(model.event_shape)}. Received: shapes {received}"
+        )
+    ends = np.asarray(model.to_latent(np.stack(pair), condition), "float64")
     path = _between(ends.reshape(2, -1), np.linspace(0, 1, steps), method)
     return np.asarray(model.from_latent(path.reshape(steps, *ends.shape[1:]).astype("float32"), condition))
 
@@ -148,8 +155,9 @@ def move(model: Any, x: Any, along: Any, strengths: Sequence[float], condition: 
         [n, len(strengths), *event_shape].
 
     Raises:
-        ValueError: `along` is not a latent; as `Flow.to_latent`.
+        ValueError: `along` is not a latent, or `strengths` no list of finite numbers; as `Flow.to_latent`.
     """
+    strengths = _listed("strengths", strengths)
     z, along = np.asarray(model.to_latent(x, condition)), np.asarray(along, "float32")
     if along.shape != z.shape[1:]:
         raise ValueError(f"along takes a latent of shape {z.shape[1:]}. Received: shape {along.shape}")
@@ -175,8 +183,9 @@ def temperatures(
         [len(values), num, *event_shape].
 
     Raises:
-        ValueError: as `Flow.sample`.
+        ValueError: `values` is no list of finite numbers; as `Flow.sample`.
     """
+    values = _listed("values", values)
     return np.stack([np.asarray(model.sample(num, condition, value, seed)) for value in values])
 
 
@@ -212,6 +221,17 @@ def resample_levels(model: Any, x: Any, condition: Any = None, seed: int = 0) ->
     given = _repeated(model, condition, len(rows))
     flat = model.from_latent(stacked.reshape(-1, *model.latent_shape), given)
     return np.asarray(flat).reshape(len(z), len(rows), *model.event_shape)
+
+
+def _listed(name: str, numbers: Any) -> list[float]:
+    """Return a list of at least one finite number, as floats."""
+    try:
+        found = np.asarray(numbers, "float64")
+    except (TypeError, ValueError):
+        found = np.zeros(())
+    if found.ndim != 1 or not found.size or not np.isfinite(found).all():
+        raise ValueError(f"{name} takes a list of finite numbers, [0.5, 1.0] say. Received: {numbers!r}")
+    return found.tolist()
 
 
 def _repeated(model: Any, condition: Any, times: int) -> Any:

@@ -89,6 +89,17 @@ def test_bad_paths_are_refused(digits) -> None:
         latents.interpolate(flow, x[0], x[1], 1)
     with pytest.raises(ValueError, match="Did you mean 'linear'"):
         latents.interpolate(flow, x[0], x[1], 3, method="liner")
+    with pytest.raises(ValueError, match=r"a and b take one example each, of shape .*\(2, 8, 8, 1\) and"):
+        latents.interpolate(flow, x[:2], x[0])
+
+
+@pytest.mark.parametrize("numbers", [[], 0.5, [[0.5]], ["a"], [np.nan]])
+def test_strengths_and_temperatures_are_lists_of_numbers(digits, numbers) -> None:
+    flow, x = digits
+    with pytest.raises(ValueError, match="strengths takes a list of finite numbers.*Received"):
+        latents.move(flow, x[:1], np.zeros(flow.latent_shape), numbers)
+    with pytest.raises(ValueError, match="values takes a list of finite numbers.*Received"):
+        latents.temperatures(flow, 1, numbers)
 
 
 def test_a_direction_leads_from_the_mean_of_one_set_to_that_of_the_other(digits) -> None:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Sequence
 from typing import Any
 
 from flowzoo.config import EntryConfig, TrainingConfig, parse_config
-from flowzoo.data import Source
+from flowzoo.data import Source, source_info
 
 _log = logging.getLogger(__name__)
 
 # The rate rises in this share of all steps at most, and the weights are averaged over this share at most.
 _WARMUP, _AVERAGED = 0.1, 0.1
+# A citation that has more of the words by which a source names its origin is that of the data set.
+_SAME_WORDS = 0.6
 OWN = "the user's own"
 # Options of sources that name the condition, which is asked for by giving one.
 _LABELS = ("labels", "label", "condition")
@@ -51,8 +54,21 @@ def renamed(
         "data_licence": OWN,
         "limits": ["It knows what it was trained on, and nothing is known of that here."],
     }
+    if config.data is None or content["data"].get("source") != config.data.source:
+        content["card"]["citation"] = _of_architecture(config)
     content["description"] = f"{config.name}, trained on other data."
     return parse_config(content, f"the configuration of {rename}")
+
+
+def _of_architecture(config: EntryConfig) -> list[str]:
+    """Return the citations of an entry without that of its data set, which the source's origin names."""
+    origin = _words(source_info(config.data.source).origin) if config.data is not None else set()
+    cited = config.card.citation
+    return [text for text in cited if len(origin & _words(text)) <= _SAME_WORDS * len(origin)] or cited
+
+
+def _words(text: str) -> set[str]:
+    return set(re.findall(r"\w+", text.lower()))
 
 
 def command_for(entry: str, config: EntryConfig) -> str:

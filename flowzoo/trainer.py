@@ -14,10 +14,10 @@ from flowzoo import measure, own_data, registry, zoo
 from flowzoo.config import DataConfig, EntryConfig, TrainingConfig
 from flowzoo.data import Source, open_source, source_info
 from flowzoo.data.faults import data_faults_named
-from flowzoo.errors import DataError
+from flowzoo.errors import DataError, UnknownNameError
 from flowzoo.publish import TrainResult
 from flowzoo.training.feed import steps_of
-from flowzoo.training.previews import Previews
+from flowzoo.training.previews import Previews, clear_previews
 from flowzoo.training.recipe import train_recipe
 from flowzoo.training.resuming import Saving
 from flowzoo.training.states import StateFolder
@@ -79,7 +79,8 @@ def train(
             (`published_before`).
         state_seconds: the state is written when so many seconds have passed since the last time,
         state_steps: or when so many steps were taken; None for the seconds alone.
-        previews: draw samples every so many epochs, to `out/NAME.training/previews/` and TensorBoard.
+        previews: draw samples every so many epochs, to `out/NAME.training/previews/` and TensorBoard, where
+            those of an earlier training are deleted unless this one goes on from it.
         callbacks: Keras callbacks of your own, on every worker.
         verbose: as `keras.Model.fit`.
 
@@ -91,11 +92,11 @@ def train(
         MissingDataError: the data are not here; the message says where to get them and where to put them.
         DataError: `resume` is asked for, and the state is that of another training; or an example, a picture
             say, cannot be read.
-        ValueError: `data` without `rename`, or the other way round, or for an entry that learns from a
-            teacher's pairs, or without the condition that the flow is to take; a strategy that cannot work, a
-            TF_CONFIG that names no workers, a batch that does not divide among the replicas; a teacher of
-            another architecture, several workers for pairs, or a recipe of one step, which cannot be
-            published.
+        ValueError: `data` without `rename`, or the other way round; a `rename` that is an entry's name;
+            `data` for an entry that learns from a teacher's pairs, or without the condition that the flow is
+            to take; a strategy that cannot work, a TF_CONFIG that names no workers, a batch that does not
+            divide among the replicas; a teacher of another architecture, several workers for pairs, or a
+            recipe of one step, which cannot be published.
         NoWeightsError: the teacher has no weights here.
         FileExistsError: there is an earlier result and `overwrite` is False.
         BlockingIOError: another process trains the same into `out`.
@@ -105,6 +106,8 @@ def train(
             `flowzoo.measure.check_published`).
     """
     check_strategy(strategy)
+    if rename is not None:
+        _check_new(rename)
     config = own_data.renamed(registry.get_config(name), data, event_shape, rename)
     recipe = _recipe(config.training, epochs, seed)
     _check_publishable(config.name, recipe)
@@ -138,6 +141,8 @@ def train(
         earlier = job.result_of_before()
         if earlier is not None:
             return earlier
+        if job.workers.is_chief and not (resume and saving.states.some):
+            clear_previews(job.beside)
         given = list(callbacks or [])
         if previews is not None and job.workers.is_chief:
             given.insert(0, Previews(job.beside, previews, temperature=config.card.temperature))
@@ -156,6 +161,18 @@ def train(
             verbose=verbose,
         )
         return job.publish(trained, sources)
+
+
+def _check_new(rename: str) -> None:
+    """Refuse the name of an entry, for whose weights what is trained on other data would be taken."""
+    try:
+        registry.get_config(rename)
+    except UnknownNameError:
+        return
+    raise ValueError(
+        f"There is an entry of that name: what is trained on other data needs one of its own "
+        f"(rename=, --as). Received: {rename!r}"
+    )
 
 
 def _made(config: EntryConfig, event_shape: tuple[int, ...]) -> Any:

@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import json
 import logging
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -548,6 +549,39 @@ def test_a_recipe_is_fitted_to_a_short_training() -> None:
     assert own_data.fitted(long, 3).ema == 0.5
 
 
+def test_a_card_of_other_data_cites_the_architecture_alone() -> None:
+    def cited(name: str, data: dict[str, Any]) -> list[str]:
+        return own_data.renamed(registry.get_config(name), data, None, "my_own").card.citation
+
+    pictures = {"source": "image_folder", "options": {"path": "holidays"}}
+    assert [text.split(",")[0] for text in cited("glow_celeba", pictures)] == ["Kingma & Dhariwal"]
+    for name in registry.list_models():
+        config = registry.get_config(name)
+        if config.data is not None and config.training.reflow is None:
+            kept = cited(name, pictures)
+            assert kept and not re.search(
+                "MNIST database|Face Attributes|ADBench|Fashion-MNIST", " ".join(kept)
+            )
+            assert cited(name, {"source": config.data.source}) == config.card.citation
+
+
+def test_previews_are_those_of_the_training_that_goes_on(tmp_path: Path) -> None:
+    shared = {"out": tmp_path, "epochs": 2, "limit": 64, "previews": 1, "verbose": 0}
+    folder = tmp_path / "test_nice.training" / "previews"
+    old = [folder / "epoch_0009.png", folder.parent / "tensorboard" / "events.out.tfevents.1.host.2.0.v2"]
+    mine = folder / "mine.png"
+    for path in (*old, mine):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"")
+    with pytest.raises(KeyboardInterrupt):
+        flowzoo.train("test_nice", state_seconds=0.0, callbacks=[Stop(1)], **shared)
+    assert not any(path.exists() for path in old) and mine.exists()
+    first = (folder / "epoch_0001.png").stat().st_mtime_ns
+    flowzoo.train("test_nice", resume=True, **shared)
+    assert (folder / "epoch_0001.png").stat().st_mtime_ns == first
+    assert (folder / "epoch_0002.png").exists() and mine.exists()
+
+
 def test_what_learns_from_a_teacher_has_no_data(pictures: Path, tmp_path: Path) -> None:
     own = {"source": "image_folder", "options": {"path": str(pictures)}}
     with pytest.raises(ValueError, match="flow_matching_celeba"):
@@ -566,6 +600,7 @@ def test_other_data_need_another_name(tmp_path: Path, pictures: Path, capsys: An
         (["--pictures", str(tmp_path / "nothing"), "--as", "a_b"], "not found"),
         (["--data", "digitz", "--as", "a_b"], "digits"),
         (["--data", "digits", "--as", "A b"], "A b: name"),
+        (["--data", "digits", "--as", "glow_celeba"], "There is an entry of that name"),
     ):
         assert main(["train", "test_realnvp", *wrong, "--out", str(tmp_path)]) not in (0, 1), wrong
         assert message in capsys.readouterr().err

@@ -36,6 +36,16 @@ def preview_samples(model: Any, seed: int, temperature: float = 1.0) -> np.ndarr
     return np.asarray(model.sample(num, preview_conditions(model, num), temperature, seed, **options))
 
 
+def clear_previews(folder: Path) -> None:
+    """Delete what `Previews` wrote for an earlier training: its epochs are not those of the next.
+
+    Args:
+        folder: as of `Previews`.
+    """
+    for path in (*folder.glob("previews/epoch_*.png"), *folder.glob("tensorboard/events.out.tfevents.*")):
+        path.unlink(missing_ok=True)
+
+
 class Previews(keras.callbacks.Callback):
     """Draw samples of the same noise every few epochs, and write the logs of each epoch.
 

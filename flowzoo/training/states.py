@@ -87,6 +87,11 @@ class StateFolder:
         return path
 
     @property
+    def some(self) -> bool:
+        """Whether there is a state, whole or not."""
+        return bool(self._found())
+
+    @property
     def pairs(self) -> Path:
         """The folder of the pairs that a rectified flow learns from; they go when the states go."""
         return self.folder / "pairs"

@@ -15,7 +15,8 @@ import tensorflow as tf
 from PIL import Image
 
 import flowzoo
-from flowzoo import latents
+from flowzoo import latents, own_data, registry
+from flowzoo.cli import picturing
 from flowzoo.cli.app import main
 from flowzoo.data import open_source
 from flowzoo.data.images import read_pictures
@@ -254,6 +255,18 @@ def test_what_cannot_be_drawn_is_said(tmp_path: Path, pictures: list[str], capsy
     ):
         assert main(arguments) not in (0, 1), arguments
         assert message in capsys.readouterr().err
+
+
+def test_pictures_are_cut_as_those_of_the_training_were() -> None:
+    def crop(name: str, **options: object) -> object:
+        config = registry.get_config(name)
+        if options:
+            config = own_data.renamed(config, {"source": "image_folder", "options": options}, None, "my_own")
+        return picturing._crop(config)
+
+    assert crop("glow_celeba") == 148 / 178 and crop("realnvp_mnist") == "center"
+    assert crop("glow_celeba", path="holidays", size=8, crop=0.9) == 0.9
+    assert crop("glow_celeba", path="holidays", size=8) is None  # resized whole, as the source does
 
 
 def test_pictures_of_any_size_are_cut_and_resized(tmp_path: Path) -> None:

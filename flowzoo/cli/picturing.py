@@ -229,7 +229,8 @@ def _crop(config: EntryConfig) -> Crop:
 
     if config.data is None:
         return "center"
-    return config.data.options.get("crop", source_info(config.data.source).crop)
+    info = source_info(config.data.source)
+    return config.data.options.get("crop", info.options.get("crop", info.crop))
 
 
 def _draw(images: np.ndarray, model: Flow, out: Path, columns: int) -> None:

@@ -95,7 +95,8 @@ def open_files(path: Path, kind: FileKind) -> FileSet:
         raise
     except tarfile.ReadError as error:
         raise DataError(
-            f"{path}: neither a folder nor a ZIP or tar archive, or a truncated one: {error}"
+            f"{path}: neither a folder nor a ZIP or tar archive, or a truncated one: {error}. "
+            f"Single files of {kind.name} end in {', '.join(sorted(kind.endings))}."
         ) from error
     except Exception as error:  # what Python's readers raise at corrupt bytes is of a dozen kinds
         raise DataError(f"{path}: cannot be read, it may be truncated or corrupt: {error}") from error

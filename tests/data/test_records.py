@@ -276,6 +276,10 @@ def test_a_flipped_bit_is_refused_by_file(folder, record, part):
     named = re.escape(f"{path}: a record is corrupt or missing")
     with pytest.raises(DataError, match=named):
         source.head()
+    # In a loop of the user's own TensorFlow raises, and says the same.
+    for batches in (source.x, pipeline(source, 20, shuffle=True, seed=0)):
+        with pytest.raises(tf.errors.InvalidArgumentError, match=named):
+            list(batches)
     with pytest.raises(DataError, match=named):
         model = MAF(event_shape=(2,), num_layers=1, hidden_units=(4,))
         model.compile("adam")

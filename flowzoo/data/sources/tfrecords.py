@@ -38,7 +38,9 @@ def _write_example(folder: Path) -> Mapping[str, Any]:
 def tfrecords(split: str, *, path: Path, verify: bool = False, cache: bool = False) -> Source:
     """TFRecord shards with an index, read block by block: more data than memory holds, and many workers.
 
-    The sizes of the files are checked on opening, the checksum of each record as it is read.
+    The sizes of the files are checked on opening, the checksum of each record as it is read. What is corrupt
+    is a DataError that names the file; in a loop of your own over the dataset, where TensorFlow raises, it is
+    `tf.errors.InvalidArgumentError`, which names it too.
 
     Args:
         split: Which split.

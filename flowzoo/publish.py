@@ -17,6 +17,7 @@ from flowzoo.config import EntryConfig, TrainingConfig
 from flowzoo.data import Source
 from flowzoo.files import staged_folder
 from flowzoo.full_float32 import full_float32
+from flowzoo.models.continuous import ContinuousModel
 from flowzoo.models.dtypes import dtype_policy
 from flowzoo.training.previews import preview_conditions, preview_samples
 from flowzoo.training.recipe import Trained
@@ -75,6 +76,7 @@ def publish(
     measured = _measured(config, sources)
     with full_float32(), staged_folder(target, overwrite=overwrite) as folder:
         model = _plain_copy(config, trained.model)
+        _say_what_takes_long(model, measured, limit)
         full = measure.score(model, measured, config, limit)
         store(model, folder, dtype)
         stored = full if dtype == "float32" else measure.score(model, measured, config, limit)
@@ -84,6 +86,19 @@ def publish(
     bits = stored["nats"] / (model.event_size * math.log(2)) if model.discrete else None
     return TrainResult(
         config.name, str(target), stored["nats"], bits, trained.seconds, digest, trained.history
+    )
+
+
+def _say_what_takes_long(model: Any, measured: Source, limit: int | None) -> None:
+    """Say that a continuous flow of images is measured: nothing else is seen of it for minutes or hours."""
+    if not (isinstance(model, ContinuousModel) and len(model.event_shape) == 3):
+        return
+    size = measured.size if limit is None or measured.size is None else min(limit, measured.size)
+    _log.warning(
+        "The epochs are done. The %s split (%s) is measured now by the flow's own solver, which on a CPU can "
+        "take longer than they did. Where this is stopped, --resume (resume=True) goes on here.",
+        measured.split,
+        "all examples" if size is None else f"{size} examples",
     )
 
 

@@ -20,13 +20,27 @@ from flowzoo.data import Source, open_source
 from flowzoo.errors import ConfigError
 from flowzoo.layers import DiagonalScaling
 from flowzoo.models import Flow, RealNVP
-from flowzoo.publish import draw_sheet
+from flowzoo.publish import _say_what_takes_long, draw_sheet
 from flowzoo.training.callbacks import RoundTrip, StopOnNaN
 from flowzoo.training.feed import Feed
 from flowzoo.training.optimizers import Trapezoid, make_optimizer
 from flowzoo.training.previews import preview_samples
 from flowzoo.training.recipe import train_recipe
 from flowzoo.zoo import ModelInfo
+from tests.models.flows import shared
+
+
+@pytest.mark.parametrize(
+    ("family", "kind", "said"),
+    [("flow_matching", "image", True), ("flow_matching", "vector", False), ("nice", "image", False)],
+)
+def test_what_is_measured_for_long_is_said(
+    family: str, kind: str, said: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """After the last epoch nothing else is seen of it, on a CPU for minutes or hours."""
+    with caplog.at_level(logging.WARNING, logger="flowzoo.publish"):
+        _say_what_takes_long(shared(family, kind), normal(), limit=8)
+    assert ("train split (8 examples) is measured now" in caplog.text) == said
 
 
 class Lossy(DiagonalScaling):

@@ -29,6 +29,19 @@ def traces_exactly(trace: str, event_shape: Shape) -> bool:
     return trace == "exact" or (trace == "auto" and small)
 
 
+def check_steps(solver: str, steps: int | None) -> None:
+    """Refuse a number of steps that would have no effect.
+
+    Raises:
+        ValueError: steps are given for "dopri5".
+    """
+    if solver == ADAPTIVE and steps is not None:
+        raise ValueError(
+            f"steps is for solvers of fixed steps (solver='midpoint', say): {ADAPTIVE!r} chooses its own. "
+            f"Received: steps={steps!r}"
+        )
+
+
 @keras.saving.register_keras_serializable("flowzoo")
 class ContinuousModel(Flow):
     """Base of families whose layers are `flowzoo.layers.ContinuousFlow`s, alone or among others.
@@ -119,8 +132,9 @@ class ContinuousModel(Flow):
             steps: of the fixed-step solvers; None keeps this one's.
 
         Raises:
-            ValueError: an unknown solver, or steps below 1.
+            ValueError: an unknown solver, or steps below 1 or of "dopri5", which chooses its own.
         """
+        check_steps(self.arguments["solver"] if solver is None else solver, steps)
         changes = {
             key: value for key, value in {"solver": solver, "steps": steps}.items() if value is not None
         }

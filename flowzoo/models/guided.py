@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from flowzoo.bijectors import FlowDistribution
 from flowzoo.models import checks
-from flowzoo.models.continuous import ContinuousModel
+from flowzoo.models.continuous import ContinuousModel, check_steps
 from flowzoo.models.guidance import checked_guidance
 from flowzoo.ode import FixedSolver, make_solver
 
@@ -83,8 +83,8 @@ class GuidedModel(ContinuousModel):
             steps: of the fixed-step solvers.
 
         Raises:
-            ValueError: as `Flow.sample`, an unknown solver, steps below 1, or guidance of a model that was
-                not trained for it.
+            ValueError: as `Flow.sample`, an unknown solver, steps below 1 or of "dopri5", which chooses its
+                own, or guidance of a model that was not trained for it.
             TypeError: n is not an integer.
         """
         if guidance is None and solver is None and steps is None:
@@ -133,6 +133,7 @@ class GuidedModel(ContinuousModel):
         weight = checked_guidance(self.guidance if guidance is None else guidance, self.condition_dropout)
         own = self.arguments
         name = own["solver"] if solver is None else solver
+        check_steps(name, steps)
         steps = own["steps"] if steps is None else steps
         made = make_solver(name, steps, own["rtol"], own["atol"], own["max_steps"])
         FixedSolver(steps=steps)  # raises for steps that are no positive integer

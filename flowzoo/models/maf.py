@@ -16,6 +16,7 @@ from flowzoo.layers.permutation import Permute, Reverse
 from flowzoo.layers.spline import MaskedSplineAutoregressive
 from flowzoo.models.base import Flow
 from flowzoo.models.preprocessing import preprocessing_layers
+from flowzoo.networks.base import positive_int
 from flowzoo.networks.made import MADE
 
 
@@ -140,8 +141,9 @@ def autoregressive_stack(
         event_shape: shape of one example.
 
     Raises:
-        ValueError: an unknown order.
+        ValueError: an unknown order, or fewer than one layer.
     """
+    positive_int("num_layers", num_layers)
     if order not in ("reverse", "random"):
         raise ValueError(f"order takes 'reverse' or 'random'. Received: {order!r}")
     layers: list[FlowLayer] = []

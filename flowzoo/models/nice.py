@@ -13,6 +13,7 @@ from flowzoo.layers.multiscale import Reshape
 from flowzoo.layers.scaling import DiagonalScaling
 from flowzoo.models.base import Flow
 from flowzoo.models.preprocessing import preprocessing_layers, resolve_num_values
+from flowzoo.networks.base import positive_int
 from flowzoo.networks.mlp import MLP
 
 
@@ -68,6 +69,7 @@ class NICE(Flow):
         }
         if preprocessing == "auto" and resolve_num_values(num_values, event_shape):
             preprocessing = "unit"
+        positive_int("num_couplings", num_couplings)
         layers: list[FlowLayer] = [DiagonalScaling(from_data=True)]
         before = preprocessing_layers(preprocessing, event_shape, num_values)
         for i in range(num_couplings):

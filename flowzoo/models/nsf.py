@@ -21,7 +21,7 @@ from flowzoo.models.base import Flow
 from flowzoo.models.image_stack import ImageStack
 from flowzoo.models.preprocessing import preprocessing_layers
 from flowzoo.models.supports import support_kind
-from flowzoo.networks.base import Conditioner
+from flowzoo.networks.base import Conditioner, positive_int
 from flowzoo.networks.convnet import ConvResNet
 from flowzoo.networks.dropout import checked_rate
 from flowzoo.networks.made import MADE
@@ -74,8 +74,8 @@ class NSF(Flow):
         **kwargs: of `Flow` (name, dtype).
 
     Raises:
-        ValueError: an unknown mixing, fewer than 2 entries to couple, dropout without couplings, or angles
-            with layers or a base that are not those of a torus.
+        ValueError: an unknown mixing, fewer than one layer, fewer than 2 entries to couple, dropout without
+            couplings, or angles with layers or a base that are not those of a torus.
 
     References:
         Durkan et al., Neural Spline Flows (2019), https://arxiv.org/abs/1906.04032, sections 3 and 5,
@@ -119,8 +119,9 @@ class NSF(Flow):
     ) -> None:
         circular = support_kind(preprocessing) == "angle"
         image = len(event_shape) == 3 and coupling and not circular
-        num_layers = num_layers or (3 if image else 10)
-        num_bins = num_bins or (4 if image else 8)
+        usual = (3, 4) if image else (10, 8)
+        num_layers = usual[0] if num_layers is None else positive_int("num_layers", num_layers)
+        num_bins = usual[1] if num_bins is None else num_bins
         mixing = mixing or ("random" if circular else "lu")
         if base is None:
             base = "uniform" if circular else "normal"

@@ -15,7 +15,7 @@ from flowzoo.layers.multiscale import Reshape
 from flowzoo.models.base import Flow
 from flowzoo.models.image_stack import ImageStack
 from flowzoo.models.preprocessing import preprocessing_layers
-from flowzoo.networks.base import Conditioner
+from flowzoo.networks.base import Conditioner, positive_int
 from flowzoo.networks.convnet import ConvResNet
 from flowzoo.networks.dropout import checked_rate
 from flowzoo.networks.mlp import MLP
@@ -54,7 +54,7 @@ class RealNVP(Flow):
         **kwargs: of `Flow` (name, dtype).
 
     Raises:
-        ValueError: dropout of a reversible flow.
+        ValueError: fewer than one coupling or level, or dropout of a reversible flow.
 
     References:
         Dinh et al., Density estimation using Real NVP (2017), https://arxiv.org/abs/1605.08803,
@@ -92,7 +92,9 @@ class RealNVP(Flow):
         **kwargs: Any,
     ) -> None:
         image = len(event_shape) == 3
-        num_couplings = num_couplings or (3 if image else 6)
+        usual = 3 if image else 6
+        num_couplings = usual if num_couplings is None else positive_int("num_couplings", num_couplings)
+        positive_int("num_levels", num_levels)
         arguments = {
             "num_couplings": num_couplings,
             "hidden_units": list(hidden_units),

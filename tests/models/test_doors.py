@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+import flowzoo
 from flowzoo import Flow, layers
 
 PIXELS = np.random.default_rng(0).integers(0, 17, (24, 2)).astype("uint8")
@@ -164,3 +165,19 @@ def test_batches_of_a_generator_have_the_shape_that_the_flow_takes(shape: list[N
     alone.fit(batches(good).map(lambda x, condition: x), verbose=0)
     with pytest.raises(ValueError, match=r"batch of the shape \[4,3\], and the flow takes \[\?,2\]"):
         flow.evaluate(batches(good, bad), verbose=0)
+
+
+@pytest.mark.parametrize(
+    ("family", "shape", "name"),
+    [
+        ("realnvp", (2,), "num_couplings"),
+        ("realnvp", (8, 8, 3), "num_levels"),
+        ("nice", (2,), "num_couplings"),
+        *((family, (2,), "num_layers") for family in ("nsf", "maf", "iaf")),
+    ],
+)
+@pytest.mark.parametrize("number", [0, -1, 1.5])
+def test_no_layers_are_refused(family: str, shape: tuple[int, ...], name: str, number: Any) -> None:
+    """Of RealNVP and NSF 0 was the default number without a word, and -1 a flow that learns nothing."""
+    with pytest.raises(ValueError, match=f"{name} takes an integer of at least 1. Received: {number}"):
+        flowzoo.build(family, event_shape=shape, **{name: number})

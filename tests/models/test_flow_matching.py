@@ -273,7 +273,7 @@ def test_the_solver_may_be_chosen_at_each_call() -> None:
             twin.set_weights(flow.get_weights())
             np.testing.assert_allclose(twin.sample(16, seed=2), samples, rtol=1e-5, atol=1e-5)
     assert errors["euler"] > errors["heun"] > errors["rk4"] and errors["dopri5"] < 1e-3
-    for wrong in ({"solver": "rk5"}, {"steps": 0}, {"solver": "dopri5", "steps": -1}, {"guidance": -2.0}):
+    for wrong in ({"solver": "rk5"}, {"steps": 0}, {"solver": "dopri5", "steps": 4}, {"guidance": -2.0}):
         with pytest.raises(ValueError):
             flow.sample(2, **wrong)
 
@@ -388,6 +388,8 @@ def test_another_solver_has_the_same_weights(family: str) -> None:
     assert not np.array_equal(same.log_prob(x), flow.log_prob(x))  # copies
     with pytest.raises(ValueError, match="solver"):
         flow.with_solver("rk5")
+    with pytest.raises(ValueError, match="'dopri5' chooses its own. Received: steps=4"):
+        flow.with_solver("dopri5").with_solver(steps=4)  # they had no effect
 
 
 @pytest.mark.parametrize("learn", [make_pairs, reflow, distill])

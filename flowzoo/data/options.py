@@ -89,5 +89,6 @@ def _spelling(name: str, value: object, hint: Any) -> str:  # noqa: ANN401
     if isinstance(value, str) and "a list of" in accepted:
         return f" A list is written -o {name}='[{value}]' on the command line."
     if isinstance(value, bool | int | float) and "text" in accepted:
-        return f""" Such text is quoted on the command line: -o {name}="'{value}'"."""
+        text = str(value).lower() if isinstance(value, bool) else value
+        return f""" Such text is quoted on the command line: -o {name}="'{text}'"."""
     return ""

@@ -65,6 +65,11 @@ def test_the_promised_sources_are_there():
             """'separator' takes text. .*-o separator="'0'".*Received: 0""",
         ),
         (
+            lambda: open_source("csv", path="a.csv", label=True),
+            DataError,
+            """'label' takes text or null. .*-o label="'true'".*Received: True""",
+        ),
+        (
             lambda: open_source("image_folder", path=".", size=[1, 2, 3]),
             DataError,
             "'size' takes an integer .* or a list of 2: .* Received: \\[1, 2, 3\\]",

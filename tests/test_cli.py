@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import re
@@ -296,6 +297,49 @@ def test_files_that_cannot_be_used_are_named(tmp_path, name, content, message):
     with pytest.raises(ValueError, match=message) as caught:
         files.read_examples(tmp_path / name)
     assert name in str(caught.value)
+
+
+def test_a_table_is_read_whole_as_its_options_say(tmp_path):
+    path = tmp_path / "t.csv.gz"
+    lines = [f"{i};{i},5;{i % 3};x" for i in range(9)]
+    path.write_bytes(gzip.compress("\n".join(["id;half;kind;name", *lines]).encode()))
+    marks = {"separator": ";", "decimal": ","}
+    x, condition = files.read_examples(path, {**marks, "columns": ["half", "id"], "label": "kind"})
+    np.testing.assert_array_equal(x, np.stack([np.arange(9) + 0.5, np.arange(9)], -1))
+    assert condition.tolist() == [i % 3 for i in range(9)] and x.dtype == np.float64
+    for wrong, message in (
+        ({**marks, "label": "name", "columns": ["id"]}, "give their numbers"),
+        ({**marks, "test": 0.5}, "leave it out"),
+        ({**marks, "colums": ["id"]}, "no option 'colums'. Did you mean 'columns'"),
+        (marks, "column 'name': must hold numbers"),
+    ):
+        with pytest.raises(DataError, match=message):
+            files.read_examples(path, wrong)
+    np.save(tmp_path / "x.npy", x)
+    with pytest.raises(DataError, match="--option is for tables"):
+        files.read_examples(tmp_path / "x.npy", marks)
+
+
+def test_a_file_names_the_source_that_reads_it(tmp_path):
+    assert options.own_source("moons", {"noise": 0.1}) == ("moons", {"noise": 0.1})
+    for name, source in (("T.CSV", "csv"), ("t.csv.gz", "csv"), ("t.parquet", "parquet"), ("t.npz", "npz")):
+        (tmp_path / name).touch()
+        given = options.own_source(str(tmp_path / name), {"split_seed": 1})
+        assert given == (source, {"path": str(tmp_path / name), "split_seed": 1})
+    with pytest.raises(ValueError, match="data source or a .csv"):
+        options.own_source("table.xlsx", {})
+    with pytest.raises(ValueError, match="give one"):
+        options.own_source("table.csv", {"path": "other.csv"})
+
+
+def test_train_takes_a_table_as_it_takes_a_source(run, tmp_path, monkeypatch):
+    import flowzoo
+
+    given = {}
+    monkeypatch.setattr(flowzoo, "train", lambda name, **arguments: given.update(arguments) or 1 / 0)
+    (tmp_path / "t.csv").write_text("a,b\n1,2\n")
+    run("train", "nsf_tabular", "--data", tmp_path / "t.csv", "--as", "nsf_t", "-o", "label=b")
+    assert given["data"] == {"source": "csv", "options": {"path": str(tmp_path / "t.csv"), "label": "b"}}
 
 
 def test_a_pickle_is_not_read(tmp_path):

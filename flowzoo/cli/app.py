@@ -106,6 +106,7 @@ _COMMANDS: tuple[tuple[str, Callable[..., Any], Sequence[str]], ...] = (
         [
             "flowzoo score maf_moons --data points.csv --out scores.csv",
             "flowzoo score realnvp_mnist --data fashion_mnist --limit 1000 --out scores.csv",
+            "flowzoo score path:runs/nsf_table --data new.csv -o separator=';' --out scores.csv",
             "flowzoo score realnvp_moons --data moons -o noise=0.2 --json",
         ],
     ),
@@ -117,6 +118,7 @@ _COMMANDS: tuple[tuple[str, Callable[..., Any], Sequence[str]], ...] = (
             "flowzoo train realnvp_mnist --epochs 1 --limit 1000 --out runs --json",
             "flowzoo train glow_celeba --pictures holidays/ --size 32 --as glow_holidays --previews 5",
             "flowzoo train glow_celeba --pictures holidays/ --size 32 --as glow_holidays --resume",
+            "flowzoo train nsf_tabular --data table.csv --as nsf_table -o separator=';'",
             "flowzoo train glow_celeba --strategy multiworker --state-seconds 300 --resume",
         ],
     ),

@@ -11,13 +11,15 @@ import numpy as np
 
 from flowzoo.arrays import npz_names, read_npy, read_npz
 from flowzoo.data.archives import IMAGES
+from flowzoo.data.own_files import read_table, source_of
 from flowzoo.errors import DataError
 from flowzoo.files import write_atomic
 
 SAMPLE_SUFFIXES = (".png", ".npy", ".npz", ".csv")
 SCORE_SUFFIXES = (".csv", ".npy", ".npz")
 IMAGE_SUFFIXES = tuple(sorted(IMAGES.endings))
-DATA_SUFFIXES = (".npy", ".npz", ".csv", ".parquet", *IMAGE_SUFFIXES)
+DATA_SUFFIXES = (".npy", ".npz", ".csv", ".csv.gz", ".parquet", *IMAGE_SUFFIXES)
+_TABLES = ("csv", "parquet")
 
 
 def check_target(path: Path, suffixes: Sequence[str]) -> None:
@@ -69,12 +71,15 @@ def csv_text(arrays: Mapping[str, np.ndarray]) -> str:
     return pd.DataFrame(columns).to_csv(index=False)
 
 
-def read_examples(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
+def read_examples(
+    path: Path, options: Mapping[str, Any] | None = None
+) -> tuple[np.ndarray, np.ndarray | None]:
     """Reads the examples of a file, all of them.
 
     Args:
-        path: A .npy array `[n, ...]`; a .npz with `x` (or one array) and perhaps `condition`; a .csv or
-            .parquet table, each column a number; an image, or a folder of images of one size.
+        path: A .npy array `[n, ...]`; a .npz with `x` (or one array) and perhaps `condition`; a table, .csv,
+            .csv.gz or .parquet, each column a number; an image, or a folder of images of one size.
+        options: How a table is read, as the sources `csv` and `parquet` take it: columns, label, separator.
 
     Returns:
         The examples `[n, ...]` and the conditions or None.
@@ -83,10 +88,13 @@ def read_examples(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
         DataError: The file cannot be read, or does not hold finite numbers in rows.
     """
     suffix = path.suffix.lower()
-    if not path.is_dir() and suffix not in DATA_SUFFIXES:
+    table = not path.is_dir() and source_of(path) in _TABLES
+    if not path.is_dir() and suffix not in DATA_SUFFIXES and not table:
         raise DataError(f"{path}: examples are read from {', '.join(DATA_SUFFIXES)} or a folder of images.")
+    if options and not table:
+        raise DataError(f"{path}: --option is for tables and data sources. Received: {options}")
     try:
-        x, condition = _read(path, suffix)
+        x, condition = read_table(path, options or {}) if table else _read(path, suffix)
     except DataError:
         raise
     except (OSError, ValueError, KeyError, EOFError) as error:
@@ -113,9 +121,7 @@ def _read(path: Path, suffix: str) -> tuple[np.ndarray, np.ndarray | None]:
         return _read_images(path), None
     if suffix == ".npy":
         return read_npy(path), None
-    if suffix == ".npz":
-        return _read_npz(path)
-    return _read_table(path, suffix), None
+    return _read_npz(path)
 
 
 def _read_npz(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
@@ -125,18 +131,6 @@ def _read_npz(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
     if key is None:
         raise DataError(f"{path}: no array 'x' among {sorted(names)}.")
     return arrays[key], arrays.get("condition")
-
-
-def _read_table(path: Path, suffix: str) -> np.ndarray:
-    import pandas as pd
-
-    from flowzoo.data.frames import read_csv, read_parquet
-
-    frame: Any = read_csv(path) if suffix == ".csv" else read_parquet(path)
-    words = [str(name) for name in frame.columns if not pd.api.types.is_numeric_dtype(frame[name])]
-    if words:
-        raise DataError(f"{path}: the columns {words} do not hold numbers; leave them out.")
-    return frame.to_numpy()
 
 
 def _read_images(path: Path) -> np.ndarray:

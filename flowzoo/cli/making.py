@@ -9,7 +9,7 @@ import typer
 
 from flowzoo import registry, weights
 from flowzoo.cli.console import Talk
-from flowzoo.cli.options import DataDir, Json, Limit, NameOrConfig, SourceOption, source_options
+from flowzoo.cli.options import DataDir, Json, Limit, NameOrConfig, SourceOption, own_source, source_options
 from flowzoo.cli.quiet import import_tensorflow
 from flowzoo.config import DataConfig
 
@@ -35,7 +35,11 @@ def train(
     ] = None,
     size: Annotated[int, typer.Option(min=8, max=1024, help="Side of --pictures, in pixels.")] = 64,
     data: Annotated[
-        str | None, typer.Option(metavar="SOURCE", help="Train on another data source; needs --as.")
+        str | None,
+        typer.Option(
+            metavar="FILE|SOURCE",
+            help="Train on a .csv, .parquet or .npz file of your own, or another data source; needs --as.",
+        ),
     ] = None,
     option: SourceOption = None,
     rename: Annotated[
@@ -116,8 +120,9 @@ def _own_data(
         if options:
             raise ValueError("--option belongs to --data or --pictures.")
         return None
-    content = {"source": data, "options": options}
-    if entry is not None and entry.source == data:  # which split it has to be measured on
+    source, options = own_source(data, options)
+    content = {"source": source, "options": options}
+    if entry is not None and entry.source == source:  # which split it has to be measured on
         content["measured_on"] = entry.measured_on
     return content
 

@@ -10,6 +10,7 @@ import numpy as np
 import typer
 
 from flowzoo.data import source_info
+from flowzoo.data.own_files import source_of
 from flowzoo.errors import DataError
 
 if TYPE_CHECKING:
@@ -81,6 +82,27 @@ def source_options(given: list[str] | None) -> dict[str, Any]:
         except yaml.YAMLError as error:
             raise ValueError(f"--option {key}: the value is not YAML. Received: {value!r}.") from error
     return options
+
+
+def own_source(given: str, options: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    """Returns the data source that `--data` names, and its options; a file has the source for its kind.
+
+    Raises:
+        ValueError: `given` is a path, and no source reads such files, or another path is given as well.
+    """
+    path = Path(given)
+    if not (path.suffix or len(path.parts) > 1 or path.exists()):
+        return given, options
+    source = source_of(path)
+    if source is None:
+        raise ValueError(
+            f"--data takes a data source or a .csv, .csv.gz, .parquet or .npz file (of pictures: --data "
+            f"image_folder -o path=DIR). Received: {given!r}."
+        )
+    if "path" in options:
+        raise ValueError(f"--data {given} is a file, and -o path={options['path']} another: give one.")
+    # As `--pictures`: the card names a file that can be found from elsewhere.
+    return source, {"path": str(path.absolute()) if path.exists() else given, **options}
 
 
 def placed(source: str, data_dir: Path | None) -> dict[str, Any]:

@@ -9,7 +9,16 @@ import typer
 
 from flowzoo import data, own_data, registry
 from flowzoo.cli.console import Talk
-from flowzoo.cli.options import DataDir, Json, Limit, NameOrConfig, SourceOption, placed, source_options
+from flowzoo.cli.options import (
+    DataDir,
+    Json,
+    Limit,
+    NameOrConfig,
+    SourceOption,
+    own_source,
+    placed,
+    source_options,
+)
 from flowzoo.cli.quiet import import_tensorflow
 from flowzoo.errors import DataError
 
@@ -21,7 +30,8 @@ if TYPE_CHECKING:
 def pipeline(
     name: NameOrConfig,
     source: Annotated[
-        str | None, typer.Option("--data", metavar="SOURCE", help="Another source than the entry's own.")
+        str | None,
+        typer.Option("--data", metavar="FILE|SOURCE", help="A file or source other than the entry's own."),
     ] = None,
     option: SourceOption = None,
     data_dir: DataDir = None,
@@ -40,10 +50,11 @@ def pipeline(
     name = config.name
     if config.data is None and source is None:
         raise DataError(f"{name} names no data set: give one with --data.")
-    chosen = source or (config.data.source if config.data else "")
+    chosen = config.data.source if config.data else ""
     given = source_options(option)
     if source is not None:  # the same architecture on other data, as `flowzoo train --data` makes it
-        config = own_data.renamed(config, {"source": source, "options": given}, None, name)
+        chosen, given = own_source(source, given)
+        config = own_data.renamed(config, {"source": chosen, "options": given}, None, name)
     own = config.data.options if config.data else {}
     options = {**own, **given, **placed(chosen, data_dir)}
     import_tensorflow()

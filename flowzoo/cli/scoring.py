@@ -42,7 +42,8 @@ def score(
         typer.Option(
             "--data",
             metavar="FILE|SOURCE",
-            help="A .npy, .npz, .csv or .parquet file, an image, a folder of images, or a data source.",
+            help="A .npy, .npz, .csv or .parquet file, an image, a folder of images, or a data source. "
+            "A table takes -o columns, label, separator, decimal and header.",
         ),
     ],
     out: Annotated[
@@ -124,9 +125,7 @@ def _examples(
     """Reads a file or opens a source; what exists as a file is a file."""
     path = Path(given)
     if path.exists() or path.suffix or len(path.parts) > 1:
-        if option:
-            raise ValueError(f"--option belongs to data sources, but {given} is a file.")
-        x, condition = read_examples(path)
+        x, condition = read_examples(path, source_options(option))
         return x[:limit], None if condition is None else condition[:limit]
     options = {**source_options(option), **placed(given, data_dir)}
     return data.open_source(given, split, **options).head(limit)

@@ -29,6 +29,10 @@ Part = Annotated[int, Field(ge=0, strict=True)] | Annotated[float, Field(ge=0, l
 """A part of a data set: so many examples (an int), or such a fraction of them (a float)."""
 
 
+Separator = Annotated[str, Field(min_length=1)]
+"""What stands between two values: one character, or a regular expression."""
+
+
 def _named(column: object) -> object:
     return str(column) if isinstance(column, int) and not isinstance(column, bool) else column
 

@@ -15,6 +15,9 @@ from flowzoo.rounding import lost_in_float32
 if TYPE_CHECKING:
     import pandas as pd
 
+# What pandas calls the first column where the file gives it no name.
+_NO_NAME = "Unnamed: 0"
+
 
 def numbers(values: np.ndarray, where: str) -> np.ndarray:
     """Turns numeric values into float32.
@@ -90,44 +93,104 @@ def table_source(
         The source.
 
     Raises:
-        DataError: A column that is not there, is not numeric, or has gaps; an empty table.
+        DataError: A column that is not there, is named twice, is not numeric, or has gaps; an empty table.
     """
-    frame = frame.rename(columns=str)
-    if columns is None:
-        columns = [name for name in frame.columns if name != label]
-    _check_columns(frame, [*columns, *([label] if label else [])], where)
-    if len(frame) == 0 or not columns:
-        raise DataError(f"{where}: the table is empty: {len(frame)} rows, {len(columns)} columns.")
+    frame, columns = chosen_columns(frame, columns, label, where)
     x = np.empty((len(frame), len(columns)), np.float32)
     for number, name in enumerate(columns):
-        x[:, number] = _numeric_column(frame, name, where)
-    condition, num_classes = _label_column(frame, label, where) if label else (None, None)
+        x[:, number] = numbers(numeric_column(frame, name, where), f"{where}, column {name!r}")
+    condition, num_classes = label_column(frame, label, where) if label else (None, None)
     condition = None if condition is None else condition[rows]
     return Source(x=x[rows], condition=condition, num_classes=num_classes)
 
 
+def chosen_columns(
+    frame: pd.DataFrame, columns: Sequence[str] | None, label: str | None, where: str
+) -> tuple[pd.DataFrame, list[str]]:
+    """Gives a table whose columns are named by text, and the columns of the event.
+
+    Args:
+        frame: The table.
+        columns: The columns of the event; None for all but the label.
+        label: The column of the condition, or None.
+        where: The file, for messages.
+
+    Raises:
+        DataError: A column that is not there or is named twice (a density given one of its own entries, or of
+            two entries that are equal, is infinite); numbers of the rows as the first column; an empty table.
+    """
+    frame = frame.rename(columns=str)
+    wanted = [name for name in frame.columns if name != label] if columns is None else list(columns)
+    named = [*wanted, *([label] if label else [])]
+    _check_columns(frame, named, where)
+    if len(frame) == 0 or not wanted:
+        raise DataError(f"{where}: the table is empty: {len(frame)} rows, {len(wanted)} columns.")
+    if columns is None and wanted[0] == _NO_NAME and np.array_equal(frame[_NO_NAME], np.arange(len(frame))):
+        raise DataError(
+            f"{where}: the first column has no name and counts the rows, as pandas writes its index. Write "
+            "the table with index=False, or name the columns of the event: the option columns."
+        )
+    return frame, wanted
+
+
 def _check_columns(frame: pd.DataFrame, wanted: Sequence[str], where: str) -> None:
     known = list(frame.columns)
+    twice = next((name for name in wanted if wanted.count(name) > 1), None)
+    if twice is not None:
+        raise DataError(f"{where}: columns and label name {twice!r} twice. Received: {', '.join(wanted)}")
     for name in wanted:
         if name not in known:
             listed = ", ".join(known[:20]) + (", …" if len(known) > 20 else "")
             raise DataError(f"{where}: no column {name!r}.{near_matches(name, known)} It has: {listed}.")
 
 
-def _numeric_column(frame: pd.DataFrame, name: str, where: str) -> np.ndarray:
+def numeric_column(frame: pd.DataFrame, name: str, where: str) -> np.ndarray:
+    """Gives a column's numbers as they are, gaps as NaN.
+
+    Raises:
+        DataError: The column holds something else; the message shows where, and says what may help.
+    """
     column = frame[name]
-    place = f"{where}, column {name!r}"
     if column.dtype.kind not in "iuf":
+        row, count = _first_that_is_no_number(column)
+        value = column.iloc[row]
+        value = value.item() if isinstance(value, np.generic) else value
         raise DataError(
-            f"{place}: must hold numbers. Received: {column.dtype}, such as {column.iloc[0]!r}. "
-            "Choose other columns with the option columns, or make it the label."
+            f"{where}, column {name!r}: must hold numbers. Received: {column.dtype}, such as {value!r} in "
+            f"row {row}{count}. {_way_out(frame, name, value)}"
         )
     # Columns with gaps may be masked integers: as floats, their gaps are NaN, which numbers() refuses.
-    values = column.to_numpy(np.float64, na_value=np.nan) if column.isna().any() else column.to_numpy()
-    return numbers(values, place)
+    return column.to_numpy(np.float64, na_value=np.nan) if column.isna().any() else column.to_numpy()
 
 
-def _label_column(frame: pd.DataFrame, name: str, where: str) -> tuple[np.ndarray, int | None]:
+def _first_that_is_no_number(column: pd.Series) -> tuple[int, str]:
+    """Finds it, and counts in words: of a column of text most values may be numbers, and one a '?'."""
+    import pandas as pd
+
+    if not (pd.api.types.is_string_dtype(column) or column.dtype == object):
+        return 0, ""
+    wrong = (pd.to_numeric(column, errors="coerce").isna() & column.notna()).to_numpy(bool)
+    if not wrong.any():
+        return 0, ""
+    return int(wrong.argmax()), f" ({wrong.sum()} of {len(column)} values are no numbers)"
+
+
+def _way_out(frame: pd.DataFrame, name: str, value: object) -> str:
+    other = next((mark for mark in ";\t|" if mark in name), None)
+    if len(frame.columns) == 1 and other is not None:
+        return f"If {other!r} stands between the values, say so: the option separator."
+    way = "Choose other columns with the option columns, or make it the label."
+    if isinstance(value, str) and value.replace(",", "").replace(".", "").strip("+- ").isdigit():
+        way += " Decimal commas take the option decimal; commas of thousands must go."
+    return way
+
+
+def label_column(frame: pd.DataFrame, name: str, where: str) -> tuple[np.ndarray, int | None]:
+    """Gives a column as `labels` makes it a condition.
+
+    Raises:
+        DataError: A label is missing, or as `labels`.
+    """
     column = frame[name]
     place = f"{where}, column {name!r}"
     if column.isna().any():

@@ -169,6 +169,66 @@ def test_csv_dialects(tmp_path):
         open_source("csv", path=path, separator=";", header=False)
 
 
+def text_table(tmp_path, text):
+    (tmp_path / "table.csv").write_text(text, encoding="utf-8")
+    return tmp_path / "table.csv"
+
+
+ROWS = range(20)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        # pandas would take the first values of each row for its name, and read on with the others.
+        ("a;b\n" + "".join(f"{i},5;{i},25\n" for i in ROWS), "rows hold more values .* option decimal"),
+        ("a,b\n" + "".join(f"{i},{i},1\n" for i in ROWS), "rows hold more values"),
+        # The first row would be lost as names.
+        ("".join(f"{i}.5,{i}.5\n" for i in ROWS), "first row.* numbers: 0.5, 0.5.1. Say header=false"),
+        ("".join(f"{i}e0,-{i}.0\n" for i in ROWS), "Say header=false"),
+        # What a table is seldom meant to be learned from.
+        (",a\n" + "".join(f"{i},{i / 2}\n" for i in ROWS), "counts the rows.*index=False"),
+        # The value that is meant, not the first one of the column.
+        ("a\n" + "".join(f"{i if i != 7 else '?'}\n" for i in ROWS), "such as '\\?' in row 7 .1 of 20"),
+        ("a;b\n" + "".join(f"{i};{i}\n" for i in ROWS), "If ';' stands between the values"),
+        ("a,b\n" + "".join(f'"1,{i:03}.5",2\n' for i in ROWS), "commas of thousands"),
+    ],
+)
+def test_csv_files_that_would_be_read_as_another_table(text, message, tmp_path):
+    with pytest.raises(DataError, match=message):
+        open_source("csv", path=text_table(tmp_path, text))
+
+
+def test_numbers_are_names_where_that_is_said_or_they_count(tmp_path):
+    values = "".join(f"{i},{i}\n" for i in ROWS)
+    assert open_source("csv", path=text_table(tmp_path, "0,1\n" + values), test=0, validation=0).size == 20
+    path = text_table(tmp_path, "400.5,401\n" + values)
+    parts = {"test": 0, "validation": 0}
+    assert open_source("csv", path=path, header=True, columns=["400.5"], **parts).x.shape == (20, 1)
+    assert open_source("csv", path=path, header=False, **parts).x.shape == (21, 2)
+
+
+@pytest.mark.filterwarnings("error")
+def test_decimal_commas_and_separators(tmp_path):
+    path = text_table(tmp_path, "a;b\n" + "".join(f"{i},5;{i},25\n" for i in ROWS))
+    x = open_source("csv", path=path, separator=";", decimal=",").x
+    np.testing.assert_array_equal(x[:, 1] - x[:, 0], np.full(16, -0.25))
+    path = text_table(tmp_path, "a :: b\n" + "".join(f"{i} :: {i}\n" for i in ROWS))
+    assert open_source("csv", path=path, separator=" :: ").x.shape == (16, 2)
+    path = text_table(tmp_path, "a,b\n" + "".join(f"{i},{i},\n" for i in ROWS))
+    assert open_source("csv", path=path).x.shape == (16, 2)  # a separator at the end of each row
+    with pytest.raises(DataError, match="option 'separator' takes non-empty text"):
+        open_source("csv", path=path, separator="")
+
+
+@pytest.mark.parametrize(
+    "options", [{"columns": ["id", "id"]}, {"columns": ["id", "width"], "label": "width"}]
+)
+def test_a_column_named_twice_has_no_density(kind, write, options):
+    with pytest.raises(DataError, match="columns and label name .* twice"):
+        open_source(kind, path=write(frame()), **options)
+
+
 def test_relative_paths_are_looked_for_in_the_data_folders(kind, write, monkeypatch, tmp_path):
     name = write(frame()).name
     monkeypatch.setenv("FLOWZOO_DATA", str(tmp_path))

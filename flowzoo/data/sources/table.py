@@ -6,14 +6,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from flowzoo.data.catalog import register_source
 from flowzoo.data.files import find_file, find_path
-from flowzoo.data.frames import read_csv, read_parquet
-from flowzoo.data.options import Column, Part, Seed
+from flowzoo.data.frames import read_named_csv, read_parquet
+from flowzoo.data.options import Column, Part, Seed, Separator
 from flowzoo.data.source import Source
 from flowzoo.data.splits import split_rows
 from flowzoo.data.tables import table_source
@@ -51,8 +51,9 @@ def csv(
     path: Path,
     columns: tuple[Column, ...] | None = None,
     label: Column | None = None,
-    separator: str = ",",
-    header: bool = True,
+    separator: Separator = ",",
+    decimal: Literal[".", ","] = ".",
+    header: bool | None = None,
     split_seed: Seed = 0,
     validation: Part = 0.1,
     test: Part = 0.1,
@@ -67,14 +68,16 @@ def csv(
         label: The column of the condition: words or whole numbers are classes, other numbers a condition
             `[1]`.
         separator: What stands between two values.
-        header: Whether the first row names the columns; they are called 0, 1, … otherwise.
+        decimal: What stands before the decimals of a number; with a comma, give a separator as well.
+        header: Whether the first row names the columns; they are called 0, 1, … otherwise. By default it
+            does, and a first row of numbers such as 0.5, which are hardly names, is refused.
         split_seed: Another seed gives another division of a single file.
         validation: The validation part, a fraction or a number of rows.
         test: The test part of a single file, likewise.
     """
 
     def read(file: Path) -> pd.DataFrame:
-        return read_csv(file, sep=separator, header=0 if header else None)
+        return read_named_csv(file, header, sep=separator, decimal=decimal)
 
     division = {"seed": split_seed, "validation": validation, "test": test}
     return _opened(path, split, ["csv", "csv.gz"], read, columns, label, division)

@@ -13,6 +13,7 @@ import numpy as np
 
 from flowzoo import random
 from flowzoo.errors import near_matches
+from flowzoo.layers.domain import AngleDomain
 from flowzoo.networks.base import positive_int
 
 METHODS = ("spherical", "linear")
@@ -32,7 +33,7 @@ def reconstruct(model: Any, x: Any, condition: Any = None) -> tuple[np.ndarray, 
 
     Returns:
         What comes back, and its error: the signed difference from `x`, for a discrete flow before the
-        rounding that hides errors below half a value.
+        rounding that hides errors below half a value, for angles the short way round the circle.
 
     Raises:
         ValueError: as `Flow.to_latent`.
@@ -49,7 +50,11 @@ def round_trip_error(model: Any, x: Any, condition: Any = None) -> np.ndarray:
 def _error(model: Any, x: Any, z: Any, condition: Any) -> np.ndarray:
     middle = 0.5 if model.discrete else 0.0
     back = np.asarray(model.before_rounding(z, condition), "float64")
-    return back - middle - np.asarray(x, "float64")
+    error = back - middle - np.asarray(x, "float64")
+    if isinstance(model.domain, AngleDomain):
+        # pi comes back as -pi, which is the same angle.
+        error -= 2 * np.pi * np.round(error / (2 * np.pi))
+    return error
 
 
 def interpolate(

@@ -16,6 +16,8 @@ from flowzoo.layers.domain import BoxDomain, Domain, PositiveDomain, tiny
 
 tfb = tfp.bijectors
 TRANSFORMS = ("exp", "softplus")
+# Between the bounds of a box: data rounded by a thousandth of their spread have nearly the density they had.
+_LEAST_NUMBERS = 1000
 
 
 @keras.saving.register_keras_serializable("flowzoo")
@@ -88,7 +90,7 @@ class Box(FlowLayer):
 
     Raises:
         ValueError: a lower bound is not below its upper one, a bound is not finite, or (when built) they do
-            not suit the event.
+            not suit the event, or are too large or too close together for the precision of the layer.
     """
 
     def __init__(self, low: Any = 0.0, high: Any = 1.0, **kwargs: Any) -> None:
@@ -128,6 +130,20 @@ class Box(FlowLayer):
                     f"low and high take a number or one an entry of event_shape={event_shape}. "
                     f"Received: shape {bound.shape}"
                 )
+        self._check_precision()
+
+    def _check_precision(self) -> None:
+        """Refuse a box whose density float32 would lose: 1e9 and 1e9 + 1 are one number in it."""
+        with np.errstate(over="ignore"):
+            low, high = self._bounds(self.compute_dtype)
+            width = np.asarray(high - low)
+        step = np.spacing(np.maximum(np.abs(low), np.abs(high)))
+        if not (np.isfinite(width) & (width >= _LEAST_NUMBERS * step) & (width > tiny(low.dtype))).all():
+            raise ValueError(
+                f"{self.compute_dtype} has too few numbers between low and high, or none as large: a box "
+                f"takes bounds with {_LEAST_NUMBERS} between them. Subtract an offset from data and bounds, divide "
+                f"both, or build with dtype='float64'. Received: {self.low.tolist()}, {self.high.tolist()}"
+            )
 
     def _bounds(self, dtype: Any) -> tuple[np.ndarray, np.ndarray]:
         kind = tf.as_dtype(dtype).as_numpy_dtype

@@ -282,3 +282,16 @@ def check_seam(flow: Flow) -> None:
 
         np.testing.assert_allclose(density(np.pi), density(-np.pi), rtol=1e-4, atol=1e-4)
         np.testing.assert_allclose(density(np.pi - 1e-4), density(-np.pi + 1e-4), rtol=1e-2, atol=1e-2)
+
+
+@pytest.mark.parametrize(
+    ("low", "high"),
+    [(1e9, 1e9 + 1), (1e5, 1e5 + 0.01), ([0, 1e9], [1, 1e9 + 64]), (-3e38, 3e38), (0, 1e39), (0, 1e-40)],
+)
+def test_a_box_that_float32_cannot_hold_is_refused(low, high):
+    # Its density was 0 or infinite, and its samples lay on its bounds or beyond, without a word.
+    with pytest.raises(ValueError, match="float32 has too few numbers between"):
+        Box(low, high).build_for((2,))
+    if np.max(high) > 1e-30:
+        Box(low, high, dtype="float64").build_for((2,))
+    Box(1.6e9, 1.7e9).build_for((2,))  # seconds since 1970, over three years

@@ -240,6 +240,12 @@ def test_options_that_are_text_stay_text():
     }
 
 
+@pytest.mark.parametrize("mark", [",", ";", "|", "\t", "\\t", "::", "~"])
+def test_separators_are_text(mark):
+    assert options.source_options([f"separator={mark}"]) == {"separator": mark}
+    assert options.source_options(["decimal=','"]) == {"decimal": ","}
+
+
 def test_no_label_is_left_over():
     model = SimpleNamespace(name="m", condition_shape=(), num_classes=3)
     assert options.condition_for(model, 4, "0,2", None).tolist() == [0, 2, 0, 2]

@@ -44,6 +44,8 @@ SourceOption = Annotated[
 _CHUNK_VALUES = 2**20
 # Options of data sources that are text, whatever they look like.
 _TEXTS = ("path", "data_dir")
+# Options that are punctuation, most of which means something else in YAML; quoted it is read as YAML.
+_MARKS = ("separator", "decimal")
 
 
 def chunk_size(event_size: int) -> int:
@@ -65,7 +67,8 @@ def fresh_seed(seed: int | None) -> int:
 def source_options(given: list[str] | None) -> dict[str, Any]:
     """Reads KEY=VALUE texts; each value as YAML, so that 3, 0.5, true and [a, b] are what they look like.
 
-    A path is text, also that of a folder named 2020.
+    A path is text, also that of a folder named 2020, and so are separators: ',', '|' and tabs mean other
+    things in YAML.
 
     Raises:
         ValueError: A text is not KEY=VALUE, or a key is given twice.
@@ -78,7 +81,8 @@ def source_options(given: list[str] | None) -> dict[str, Any]:
         if not equals or not key or key in options:
             raise ValueError(f"--option takes KEY=VALUE, each key once. Received: {text!r}.")
         try:
-            options[key] = value if key in _TEXTS else yaml.safe_load(value)
+            mark = key in _MARKS and value[:1] not in ("'", '"')
+            options[key] = value if mark or key in _TEXTS else yaml.safe_load(value)
         except yaml.YAMLError as error:
             raise ValueError(f"--option {key}: the value is not YAML. Received: {value!r}.") from error
     return options

@@ -141,8 +141,9 @@ class Box(FlowLayer):
         if not (np.isfinite(width) & (width >= _LEAST_NUMBERS * step) & (width > tiny(low.dtype))).all():
             raise ValueError(
                 f"{self.compute_dtype} has too few numbers between low and high, or none as large: a box "
-                f"takes bounds with {_LEAST_NUMBERS} between them. Subtract an offset from data and bounds, divide "
-                f"both, or build with dtype='float64'. Received: {self.low.tolist()}, {self.high.tolist()}"
+                f"takes bounds with {_LEAST_NUMBERS} between them. Subtract an offset from data and bounds, "
+                f"divide both, or build with dtype='float64'. Received: {self.low.tolist()}, "
+                f"{self.high.tolist()}"
             )
 
     def _bounds(self, dtype: Any) -> tuple[np.ndarray, np.ndarray]:

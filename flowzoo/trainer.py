@@ -201,7 +201,8 @@ def _sources(config: EntryConfig, data_dir: Any) -> dict[str, Source]:
     data: DataConfig | None = config.data
     if data is None:
         raise DataError(
-            f"{config.name} names no data set: it is an architecture for your own. In Python: "
+            f"{config.name} names no data set: it is an architecture for your own: "
+            f"`flowzoo train {config.name} --data FILE --as NEW_NAME`. In Python: "
             f"flowzoo.build({config.name!r}, event_shape=...), then compile and fit; or copy its file in "
             f"zoo_configs/ and name a source under data: (flowzoo.data.list_sources())."
         )

@@ -61,6 +61,7 @@ def locate(
     expected_digest: str | None,
     source: str | os.PathLike[str] | None = None,
     progress: bool | None = None,
+    has_data: bool = True,
 ) -> Located:
     """Finds the weights of an entry and verifies them.
 
@@ -75,6 +76,7 @@ def locate(
             apply to `source`: weights of the user's own are verified against their own SHA256SUMS.
         source: `"path:DIR"` or a PathLike.
         progress: Whether a download shows a progress bar; None shows it on a terminal.
+        has_data: Whether the entry names data that it is trained on; for the message.
 
     Returns:
         Where the weights are.
@@ -95,7 +97,8 @@ def locate(
         return Located(folder, origin, verify(folder, expected_digest, name))
     if expected_digest is None:
         raise NoWeightsError(
-            f"No weights are published for {name!r}, and none lie in {_places(name)}. {_train(name)}"
+            f"No weights are published for {name!r}, and none lie in {_places(name)}. "
+            f"{_train(name, has_data)}"
         )
     base_url = os.environ.get("FLOWZOO_BASE_URL")
     if not base_url:
@@ -245,5 +248,10 @@ def _places(name: str) -> str:
     return " or ".join(str(place) for place in [_home_folder(name), *([root / name] if root else [])])
 
 
-def _train(name: str) -> str:
+def _train(name: str, has_data: bool = True) -> str:
+    if not has_data:
+        return (
+            f"It is an architecture for data of your own: `flowzoo train {name} --data FILE --as NEW_NAME`, "
+            f'or flowzoo.build("{name}", event_shape=...) and fit.'
+        )
     return f'Train them with `flowzoo train {name}` or flowzoo.train("{name}").'

@@ -135,10 +135,11 @@ def load(name: str, *, source: str | os.PathLike[str] | None = None, dtype: Any 
     if source is None and isinstance(name, str) and name.startswith("path:"):
         source = name
         name = _name_in(weights.folder_of(name))
-        digest = None
+        digest, has_data = None, True
     else:
-        digest = registry.get_config(name).weights.sha256
-    located = weights.locate(name, expected_digest=digest, source=source)
+        config = registry.get_config(name)
+        digest, has_data = config.weights.sha256, config.data is not None
+    located = weights.locate(name, expected_digest=digest, source=source, has_data=has_data)
     _log.info("loading %s from %s", name, located.folder)
     return in_policy(restore(located.folder), policy.name)
 

@@ -587,7 +587,10 @@ def test_an_entry_without_weights_says_how_to_train_it(run, tmp_path):
     )
     code, _, err = run("sample", "test_unpublished", "--out", tmp_path / "x.png")
     assert code == codes.Code.WEIGHTS
-    assert "flowzoo train test_unpublished" in err
+    assert "flowzoo train test_unpublished`" in err
+    code, _, err = run("sample", "maf_tabular", "--out", tmp_path / "x.csv")
+    assert code == codes.Code.WEIGHTS
+    assert "flowzoo train maf_tabular --data FILE --as NEW_NAME" in err  # without data it trains nothing
 
 
 def test_doctor_tells_a_program(run):

@@ -32,7 +32,9 @@ def load_model(name: str, source: str | None, talk: Talk) -> Flow:
     config = config_of(name)
     if name.startswith("path:"):
         source, name = name, config.name
-    located = weights.locate(name, expected_digest=config.weights.sha256, source=source)
+    located = weights.locate(
+        name, expected_digest=config.weights.sha256, source=source, has_data=config.data is not None
+    )
     talk.say(f"{name}: {config.description}")
     metric = _metric(weights.read_card(located.folder))
     if metric:

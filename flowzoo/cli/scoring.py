@@ -93,7 +93,8 @@ def evaluate(
     config = config_of(name)
     if config.data is None:
         raise DataError(
-            f"{name} names no data set. Score your own: flowzoo score {name} --data FILE --out FILE"
+            f"{name} names no data set. What was trained on your own scores your own: "
+            f"flowzoo score path:DIR --data FILE --out FILE"
         )
     split = split or config.data.measured_on
     options = {**config.data.options, **placed(config.data.source, data_dir)}

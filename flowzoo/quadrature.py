@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from flowzoo.data import Source
+from flowzoo.networks.base import positive_int
 
 CELLS = 600
 COARSE_CELLS = 200
@@ -53,7 +54,7 @@ def divergence(model: Any, source: Source, cells: int = CELLS) -> dict[str, Any]
         `true_mass`, `box` and `cells`.
 
     Raises:
-        ValueError: the flow or the source is of another kind.
+        ValueError: the flow or the source is of another kind, or `cells` is no whole number of at least 1.
     """
     if not applies(model, source):
         takes = "divergence takes an unconditional flow of event_shape=(2,) and a source of known density"
@@ -87,7 +88,7 @@ def masses(model: Any, source: Source, cells: int | None = None) -> dict[str, An
         `conditions` (as lists or numbers), `masses` (an integral for each), `box` and `cells`.
 
     Raises:
-        ValueError: the flow or the source is of another kind.
+        ValueError: the flow or the source is of another kind, or `cells` is no whole number of at least 1.
     """
     if not applies_given_conditions(model, source):
         takes = "masses takes a conditional flow of event_shape=(2,) and a source of known density with"
@@ -95,7 +96,7 @@ def masses(model: Any, source: Source, cells: int | None = None) -> dict[str, An
     x, condition = source.head()
     different = np.unique(np.asarray(condition), axis=0)
     places = np.linspace(0, len(different) - 1, min(len(different), MOST_CONDITIONS)).round().astype(int)
-    found = _masses(model, x, different[places], cells or COARSE_CELLS)
+    found = _masses(model, x, different[places], COARSE_CELLS if cells is None else cells)
     if cells is None and not np.allclose(found["masses"], 1, rtol=0, atol=_CLOSE):
         found = _masses(model, x, different[places], CELLS)
     return found
@@ -123,6 +124,7 @@ def _log_prob(model: Any, points: np.ndarray, condition: Any) -> np.ndarray:
 
 def grid(x: np.ndarray, cells: int) -> tuple[np.ndarray, float, list[list[float]]]:
     """Return the centres of the cells, `[cells^2, 2]`, the area of one, and the box (low and high corner)."""
+    cells = positive_int("cells", cells)
     x = np.asarray(x, "float64")
     low, high = x.min(axis=0), x.max(axis=0)
     low, high = np.floor(low - (high - low) / 2), np.ceil(high + (high - low) / 2)

@@ -46,6 +46,18 @@ def test_no_divergence_without_a_truth_or_in_more_dimensions() -> None:
         quadrature.divergence(Flow([ActNorm()], event_shape=(3,)), open_source("moons", num_examples=10))
 
 
+@pytest.mark.parametrize("cells", [0, -3, 2.5, True])
+def test_cells_are_counted(cells) -> None:
+    source = Source(
+        x=np.eye(2, dtype="float32"), condition=np.arange(2), num_classes=2, log_density=lambda x: x[:, 0]
+    )
+    with pytest.raises(ValueError, match="cells takes an integer of at least 1"):
+        quadrature.divergence(normal_flow(), source, cells)
+    conditional = flowzoo.build("maf", (2,), num_classes=2, num_layers=1, hidden_units=(4,))
+    with pytest.raises(ValueError, match="cells takes an integer of at least 1"):
+        quadrature.masses(conditional, source, cells)
+
+
 def test_what_does_not_invert_or_integrate_is_not_published() -> None:
     good = {"round_trip": {"largest_error": 1e-5}, "metric": {"unit": "nats"}, "truth": {"mass": 1.0004}}
     measure.check_published("x_y", good)

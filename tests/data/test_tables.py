@@ -169,6 +169,16 @@ def test_csv_dialects(tmp_path):
         open_source("csv", path=path, separator=";", header=False)
 
 
+def test_constant_columns_are_warned_of(kind, write, caplog):
+    path = write(frame(same=5.0))
+    for split in SPLITS:
+        open_source(kind, split, path=path)
+    assert [record.getMessage().partition("columns ")[2][:11] for record in caplog.records] == ["'same' hold"]
+    caplog.clear()
+    open_source(kind, path=path, columns=["id", "width"])
+    assert not caplog.records
+
+
 def text_table(tmp_path, text):
     (tmp_path / "table.csv").write_text(text, encoding="utf-8")
     return tmp_path / "table.csv"

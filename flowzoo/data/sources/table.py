@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
@@ -16,12 +17,13 @@ from flowzoo.data.frames import read_named_csv, read_parquet
 from flowzoo.data.options import Column, Part, Seed, Separator
 from flowzoo.data.source import Source
 from flowzoo.data.splits import split_rows
-from flowzoo.data.tables import table_source
+from flowzoo.data.tables import chosen_columns, table_source
 from flowzoo.errors import DataError
 
 if TYPE_CHECKING:
     import pandas as pd
 
+_log = logging.getLogger(__name__)
 _own_table = partial(register_source, kind="table", licence="the user's own")
 _FILE_NAMES = {"train": ["train"], "validation": ["validation", "valid", "val"], "test": ["test"]}
 
@@ -127,7 +129,21 @@ def _opened(
         frame = read(path)
         rows = split_rows(len(frame), split, where=str(path), **division)
     source = table_source(frame, rows, columns=columns, label=label, where=str(path))
+    if split == "train":
+        _warn_of_constants(source.x, chosen_columns(frame, columns, label, str(path))[1], str(path))
     return replace(source, origin=str(path))
+
+
+def _warn_of_constants(x: Any, names: list[str], where: str) -> None:
+    """Say which columns hold one value: a flow gives each a spread of its own, and samples that spread."""
+    constant = [name for name, same in zip(names, x.min(axis=0) == x.max(axis=0), strict=True) if same]
+    if constant and len(x) > 1:
+        _log.warning(
+            "%s: of the examples to train on, the columns %s hold one value each, which has no density, and "
+            "will be sampled with a spread that they do not have: leave them out (the option columns).",
+            where,
+            ", ".join(map(repr, constant)),
+        )
 
 
 def _read_folder(

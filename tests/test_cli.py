@@ -475,6 +475,16 @@ def test_score_agrees_with_the_model(run, tmp_path, name):
     assert "mean log_prob" in err
 
 
+@pytest.mark.filterwarnings("error")
+def test_scores_that_are_not_finite_are_counted():
+    from flowzoo.cli.scoring import _in_words, _summary
+
+    summary = _summary({"log_prob": np.array([-1.0, -np.inf, -3.0])})
+    assert (summary["num"], summary["num_not_finite"], summary["standard_error"]) == (3, 1, None)
+    assert _in_words(summary) == "mean log_prob -inf nats, 3 examples, 1 of them without a finite log_prob"
+    assert _summary({"log_prob": np.array([-1.0, -3.0])})["standard_error"] == 1.0
+
+
 def test_score_refuses_examples_of_another_shape(run, tmp_path):
     np.save(tmp_path / "x.npy", np.zeros((3, 1234), np.float32))
     code, _, err = run("score", PLAIN, "--data", tmp_path / "x.npy", "--out", tmp_path / "s.csv")

@@ -183,9 +183,13 @@ def _without_ones(shape: tuple[int, ...]) -> list[int]:
 def _summary(columns: dict[str, np.ndarray]) -> dict[str, Any]:
     log_prob = columns["log_prob"]
     bits = columns.get("bits_per_dim")
-    spread = float(log_prob.std(ddof=1) / math.sqrt(len(log_prob))) if len(log_prob) > 1 else None
+    # Examples so far out that their density is 0 in float32: -inf, of which no spread can be had.
+    beyond = int((~np.isfinite(log_prob)).sum())
+    known = len(log_prob) > 1 and not beyond
+    spread = float(log_prob.std(ddof=1) / math.sqrt(len(log_prob))) if known else None
     return {
         "num": len(log_prob),
+        "num_not_finite": beyond,
         "log_prob": float(log_prob.mean()),
         "standard_error": spread,
         "bits_per_dim": None if bits is None else float(bits.mean()),
@@ -195,4 +199,6 @@ def _summary(columns: dict[str, np.ndarray]) -> dict[str, Any]:
 def _in_words(summary: dict[str, Any]) -> str:
     error = f" ± {summary['standard_error']:.2g}" if summary["standard_error"] is not None else ""
     bits = f", {summary['bits_per_dim']:.4f} bits/dim" if summary["bits_per_dim"] is not None else ""
-    return f"mean log_prob {summary['log_prob']:.4f}{error} nats{bits}, {summary['num']} examples"
+    beyond = summary["num_not_finite"]
+    told = f", {beyond} of them without a finite log_prob" if beyond else ""
+    return f"mean log_prob {summary['log_prob']:.4f}{error} nats{bits}, {summary['num']} examples{told}"

@@ -57,12 +57,12 @@ def test_the_promised_sources_are_there():
         (
             lambda: open_source("csv", path="a.csv", header="a"),
             DataError,
-            "'header' takes true or false. Received: 'a'",
+            "'header' takes true or false or null. Received: 'a'",
         ),
         (
             lambda: open_source("csv", path="a.csv", separator=0),
             DataError,
-            """'separator' takes text. .*-o separator="'0'".*Received: 0""",
+            """'separator' takes non-empty text. .*-o separator="'0'".*Received: 0""",
         ),
         (
             lambda: open_source("csv", path="a.csv", label=True),

@@ -25,6 +25,11 @@ LONGEST = (
 )
 
 
+# Tracing makes many objects and hardly any garbage in cycles: Python's collector, which looks for it at every
+# 700 new objects, took a tenth of a run. Each file ends with a whole collection.
+gc.set_threshold(50_000)
+
+
 def _place(item: pytest.Item) -> int:
     for place, name in enumerate(LONGEST):
         if item.nodeid.split("::")[0].endswith(f"tests/{name}"):

@@ -198,9 +198,18 @@ def test_contributing_shows_four_files() -> None:
     assert kinds == ["flowzoo/data/sources", "flowzoo/layers", "flowzoo/models", "zoo_configs"]
 
 
-def test_the_strangers_files_are_found_and_train(checkout: Path) -> None:
-    program = """
-import json, flowzoo, keras
+@pytest.fixture(scope="module")
+def strangers(checkout: Path) -> tuple[Any, str]:
+    """What is found and how it trains, then what the tests say: one process, as importing takes seconds."""
+    shared = ("-q", "-p", "no:cacheprovider", "--numprocesses=0")
+    files = ("tests/layers/test_properties.py", "tests/models/test_flow.py", "tests/models/test_fit.py")
+    files += ("tests/test_export.py", "tests/data/test_sources.py")
+    chosen = "SinhArcsinh-0 and (log_det or inverse or gradients)"
+    chosen += " or (sinhflow and conditional and (condition_matters or shapes_and)) or throws"
+    few = (*shared, files[0], files[1], files[4], "-k", chosen)
+    both = [[*shared, "--collect-only", *files], few]
+    program = f"""
+import json, sys, flowzoo, keras, pytest
 from flowzoo.models import families
 keras.utils.set_random_seed(0)
 source = flowzoo.data.open_source("throws", num_examples=500)
@@ -210,26 +219,25 @@ history = model.fit((source.x, source.condition), batch_size=50, epochs=5, verbo
 model.sample(2, condition=source.condition[:2])
 found = [flowzoo.__file__, sorted(families()), flowzoo.layers.__all__, flowzoo.data.list_sources(),
          flowzoo.list_models(), history]
-print(json.dumps(found))
+print("FOUND" + json.dumps(found), flush=True)
+sys.exit(any([pytest.main(list(given)) for given in {both!r}]))
 """
-    where, families, layers, sources, entries, history = json.loads(python(checkout, "-c", program))
+    said = python(checkout, "-c", program)
+    (found,) = (line for line in said.splitlines() if line.startswith("FOUND"))
+    return json.loads(found.removeprefix("FOUND")), said
+
+
+def test_the_strangers_files_are_found_and_train(checkout: Path, strangers: tuple[Any, str]) -> None:
+    where, families, layers, sources, entries, history = strangers[0]
     assert Path(where).is_relative_to(checkout)
     assert "sinhflow" in families and "SinhArcsinh" in layers
     assert "throws" in sources and "sinhflow_throws" in entries
     assert history[-1] < history[0] - 0.1
 
 
-def test_the_tests_pick_the_strangers_files_up(checkout: Path) -> None:
+def test_the_tests_pick_the_strangers_files_up(strangers: tuple[Any, str]) -> None:
     """Collected without an edit; a few are run, the rest being the same tests as for our own layers."""
-    shared = ("-q", "-p", "no:cacheprovider", "--numprocesses=0")
-    files = ("tests/layers/test_properties.py", "tests/models/test_flow.py", "tests/models/test_fit.py")
-    files += ("tests/test_export.py", "tests/data/test_sources.py")
-    chosen = "SinhArcsinh-0 and (log_det or inverse or gradients)"
-    chosen += " or (sinhflow and conditional and (condition_matters or shapes_and)) or throws"
-    few = (*shared, files[0], files[1], files[4], "-k", chosen)
-    both = [[*shared, "--collect-only", *files], few]  # in one process: importing takes seconds
-    program = f"import pytest, sys; sys.exit(any([pytest.main(list(given)) for given in {both!r}]))"
-    said = python(checkout, "-c", program)
+    _, said = strangers
     assert " passed" in said
     for part in (
         r"test_property\[SinhArcsinh-1-\w+\]",

@@ -20,6 +20,7 @@ from flowzoo.manifest import verify, write_manifest
 from flowzoo.models import families
 from flowzoo.models.continuous import ContinuousModel
 from flowzoo.paths import packaged
+from flowzoo.publish import TrainResult
 from tests.models.flows import ALIKE
 
 ENTRIES = sorted({*registry.list_models(), *registry.list_models("test_*")})
@@ -248,9 +249,15 @@ def test_load_says_what_is_wrong_with_a_name() -> None:
             flowzoo.load(name)
 
 
-def test_train_writes_what_load_reads(tmp_path: Path) -> None:
-    result = flowzoo.train("test_maf", out=tmp_path, epochs=2, limit=500, seed=3, verbose=0)
-    folder = Path(result.path)
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> TrainResult:
+    """A short training of an entry, for the tests that only read what it wrote."""
+    out = tmp_path_factory.mktemp("trained")
+    return flowzoo.train("test_maf", out=out, epochs=2, limit=500, seed=3, verbose=0)
+
+
+def test_train_writes_what_load_reads(trained: TrainResult) -> None:
+    folder = Path(trained.path)
     assert sorted(p.name for p in folder.iterdir()) == [
         "1",
         "SHA256SUMS",
@@ -261,11 +268,11 @@ def test_train_writes_what_load_reads(tmp_path: Path) -> None:
     flow = flowzoo.load(f"path:{folder}")
     source = open_source("moons", "test")
     x, c = source.x[:500], source.condition[:500]
-    np.testing.assert_allclose(-np.mean(flow.log_prob(x, c)), result.loss, rtol=1e-4)
+    np.testing.assert_allclose(-np.mean(flow.log_prob(x, c)), trained.loss, rtol=1e-4)
     assert np.array_equal(flow.log_prob(x, c), flowzoo.load("test_maf", source=folder).log_prob(x, c))
     assert weights.read_card(folder)["training"]["epochs"] == 2
     with pytest.raises(FileExistsError):
-        flowzoo.train("test_maf", out=tmp_path, epochs=1, limit=100, overwrite=False, verbose=0)
+        flowzoo.train("test_maf", out=folder.parent, epochs=1, limit=100, overwrite=False, verbose=0)
 
 
 @pytest.mark.slow
@@ -282,14 +289,15 @@ def test_a_folder_by_name_is_found_as_a_source_is(tmp_path: Path, monkeypatch: p
             ask("path:~/mine/1")
 
 
-def test_a_config_of_the_users_own_trains_and_loads_like_the_zoos(tmp_path: Path) -> None:
-    result = flowzoo.train("test_maf", out=tmp_path, epochs=2, limit=500, seed=3, verbose=0)
+def test_a_config_of_the_users_own_trains_and_loads_like_the_zoos(
+    tmp_path: Path, trained: TrainResult
+) -> None:
     config = registry.get_config("test_maf").model_dump(mode="json")
     config["name"], config["weights"]["sha256"] = "maf_mine", None
     flowzoo.register_config(config)
     assert "maf_mine" in flowzoo.list_models()
     again = flowzoo.train("maf_mine", out=tmp_path, epochs=2, limit=500, seed=3, verbose=0)
-    assert again.loss == result.loss and again.history == result.history
+    assert again.loss == trained.loss and again.history == trained.history
     assert flowzoo.load(f"path:{again.path}").num_classes == 2
 
 

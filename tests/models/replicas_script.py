@@ -35,7 +35,7 @@ SHORT: dict[str, dict[str, Any]] = {
     "glow": {"num_levels": 1, "num_steps": 1},
     "iaf": {"num_layers": 1},
     "maf": {"num_layers": 1},
-    "nice": {"num_couplings": 2},
+    "nice": {"num_couplings": 2, "hidden_units": (8,)},
     "nsf": {"num_layers": 1},
     "realnvp": {"num_couplings": 1, "num_levels": 1},
     "tarflow": {"num_blocks": 1},

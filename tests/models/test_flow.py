@@ -244,7 +244,7 @@ def mass_after_training(flow: Flow, cells: int) -> float:
 )
 def test_density_integrates_to_one_after_training(family: str, options: dict) -> None:
     flow = families()[family](event_shape=(2,), **{**families()[family].small, **options})
-    assert abs(mass_after_training(flow, 1201) - 1) < 1e-3
+    assert abs(mass_after_training(flow, 601) - 1) < 1e-3
 
 
 @pytest.mark.slow

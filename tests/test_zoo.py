@@ -22,6 +22,7 @@ from flowzoo.models.continuous import ContinuousModel
 from flowzoo.paths import packaged
 from flowzoo.publish import TrainResult
 from tests.models.flows import ALIKE
+from tests.test_docs import PYTHON
 
 ENTRIES = sorted({*registry.list_models(), *registry.list_models("test_*")})
 TRAINED = [name for name in ENTRIES if registry.get_config(name).weights.sha256]
@@ -93,8 +94,8 @@ def test_every_entry_has_a_card(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", [_slow_unless_tiny(name) for name in TRAINED])
-def test_every_trained_entry_samples(name: str) -> None:
-    flow = flowzoo.load(name)
+def test_every_trained_entry_samples(name: str, load: Callable[[str], flowzoo.Flow]) -> None:
+    flow = load(name)
     condition = 0 if flow.num_classes else None
     samples = np.asarray(flow.sample(4, condition, seed=0))
     assert samples.shape == (4, *flow.event_shape) and np.isfinite(samples.astype("float64")).all()
@@ -108,7 +109,7 @@ def load() -> Callable[[str], flowzoo.Flow]:
 
     def load(name: str) -> flowzoo.Flow:
         flow = kept.get(name) or flowzoo.load(name)
-        if name in MNIST and not name.startswith(LONG):
+        if name.startswith("test_") or name in MNIST and not name.startswith(LONG):
             kept[name] = flow
         return flow
 
@@ -118,14 +119,16 @@ def load() -> Callable[[str], flowzoo.Flow]:
 def _not_alike() -> list[object]:
     """Entries of one architecture differ in their weights, all of which are verified: one is loaded.
 
-    Of the images of a family one too: tracing each takes up to half a minute.
+    Of the images of a family one too: tracing each takes up to half a minute. What the README loads,
+    tests/test_docs.py loads.
     """
+    shown = {name for block in PYTHON for name in block.needs}
     seen: list[object] = []
     params = []
     for name in sorted(TRAINED, key=lambda name: IMAGES.get(name, 0)):
         model = registry.get_config(name).model
         alike = model.family if name in IMAGES else model
-        params.append(pytest.param(name, marks=pytest.mark.slow if alike in seen else ()))
+        params.append(pytest.param(name, marks=pytest.mark.slow if alike in seen or name in shown else ()))
         seen.append(alike)
     return params
 
@@ -133,7 +136,9 @@ def _not_alike() -> list[object]:
 @pytest.mark.parametrize("name", TRAINED)
 def test_every_published_byte_is_the_one_that_the_config_names(name: str) -> None:
     digest = registry.get_config(name).weights.sha256
-    assert verify(packaged("saved_models") / name, digest, name).digest == digest
+    folder = packaged("saved_models") / name
+    assert verify(folder, digest, name).digest == digest
+    assert (folder / "samples.png").stat().st_size > 1000
 
 
 @pytest.mark.parametrize("name", _not_alike())
@@ -144,7 +149,6 @@ def test_every_trained_entry_loads(name: str, load: Callable[[str], flowzoo.Flow
     folder = packaged("saved_models") / name
     assert zoo.check_golden(flow, folder) <= zoo.GOLDEN_TOLERANCE
     assert flow.adapted
-    assert (folder / "samples.png").stat().st_size > 1000
 
 
 def test_golden_values_are_compared_in_full_float32(monkeypatch: pytest.MonkeyPatch) -> None:

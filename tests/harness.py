@@ -165,7 +165,7 @@ def check_density(subject: Subject) -> None:
         z = 1.05 * subject.latent(layer, 4096)
         c = None if condition is None else tf.repeat(condition, 4096, axis=0)
         x = np.asarray(supports.coordinates(support, layer.flow_forward(z, c)[0])).reshape(-1, size)
-        total = integral_over(log_density, supports.axes(support, x, 20001 if size == 1 else 1201))
+        total = integral_over(log_density, supports.axes(support, x, 20001 if size == 1 else 801))
         assert abs(total - 1) < 1e-3, f"the density integrates to {total:.5f}"
 
 

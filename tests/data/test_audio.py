@@ -114,9 +114,9 @@ def test_no_window(tmp_path, files):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"length": 0}, "greater than or equal to 1"),
-        ({"hop": 0}, "greater than or equal to 1"),
-        ({"rate": -1}, "greater than or equal to 1"),
+        ({"length": 0}, "at least 1"),
+        ({"hop": 0}, "at least 1"),
+        ({"rate": -1}, "at least 1"),
         ({"test": 20}, "cannot be split"),
     ],
 )

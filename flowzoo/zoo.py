@@ -67,7 +67,7 @@ def build_config(config: ModelConfig, name: str, event_shape: tuple[int, ...] | 
 
 def _make(config: ModelConfig, name: str, event_shape: Any, overrides: dict[str, Any]) -> Flow:
     from flowzoo.models import families
-    from flowzoo.models.dtypes import as_dtype, as_policy
+    from flowzoo.models.dtypes import as_dtype
 
     known = families()
     if config.family not in known:
@@ -88,10 +88,8 @@ def _make(config: ModelConfig, name: str, event_shape: Any, overrides: dict[str,
             arguments[key] = getattr(config, key)
     arguments |= overrides
     _check_arguments(known[config.family], arguments)
-    dtype = arguments.pop("dtype", None)
-    with as_dtype(dtype):
-        arguments["dtype"] = as_policy(dtype).variable_dtype
-        return known[config.family](event_shape=tuple(event_shape), **arguments)
+    with as_dtype(arguments.get("dtype")) as dtype:
+        return known[config.family](event_shape=tuple(event_shape), **{**arguments, "dtype": dtype})
 
 
 def _check_arguments(family: type[Flow], arguments: dict[str, Any]) -> None:
@@ -146,13 +144,9 @@ def load(name: str, *, source: str | os.PathLike[str] | None = None, dtype: Any 
 
 def in_policy(model: Flow, policy: str) -> Flow:
     """Return a flow of float32, or one of the same weights that computes by another policy."""
-    from flowzoo.models.dtypes import dtype_policy
-
     if policy == "float32":
         return model
-    with dtype_policy(policy):
-        config = {key: value for key, value in model.get_config().items() if key != "dtype"}
-        other = type(model).from_config(config)
+    other = type(model).from_config({**model.get_config(), "dtype": policy})
     other.set_weights([w.astype(v.dtype) for w, v in zip(model.get_weights(), other.weights, strict=True)])
     return other
 

@@ -21,7 +21,7 @@ from flowzoo.layers.domain import Domain
 from flowzoo.layers.preprocessing import Dequantize
 from flowzoo.models import checks, requests
 from flowzoo.models.condition_scaling import make_condition_scaler
-from flowzoo.models.dtypes import as_dtype, as_policy, check_dtypes, own_policy
+from flowzoo.models.dtypes import as_dtype, check_dtypes, own_policy
 from flowzoo.models.graphs import Graphs
 from flowzoo.models.saved_model import write_saved_model
 from flowzoo.models.shapes import checked_shape, condition_shapes
@@ -409,5 +409,5 @@ class Flow(Trainable, Checkpointed, keras.Model):
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> Flow:
         """Make a model from its config; its weights are then loaded or set."""
-        with as_dtype(config.get("dtype")):
-            return cls(**{**config, "dtype": as_policy(config.get("dtype")).variable_dtype})
+        with as_dtype(config.get("dtype")) as dtype:
+            return cls(**{**config, "dtype": dtype})

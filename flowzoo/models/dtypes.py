@@ -8,6 +8,8 @@ from typing import Any
 
 import keras
 
+from flowzoo.networks.base import mixed_policy
+
 
 @contextlib.contextmanager
 def dtype_policy(name: str) -> Iterator[None]:
@@ -46,20 +48,16 @@ _ACCEPTED = (
 )
 
 
-def is_mixed(policy: keras.DTypePolicy) -> bool:
-    """Say whether layers compute in another dtype than that of their weights."""
-    return policy.compute_dtype != policy.variable_dtype
-
-
 @contextlib.contextmanager
-def as_dtype(dtype: Any) -> Iterator[None]:
+def as_dtype(dtype: Any) -> Iterator[str]:
     """Have what is made inside compute in a dtype, or by a policy (see `as_policy`).
 
     A flow made under a mixed policy computes in the dtype of its weights, and the hidden layers of its
-    networks as the policy says. None leaves the global policy.
+    networks as the policy says. None leaves the global policy. The block gets the dtype of weights.
     """
-    with dtype_policy(as_policy(dtype).name):
-        yield
+    policy = as_policy(dtype)
+    with dtype_policy(policy.name):
+        yield policy.variable_dtype
 
 
 def own_policy(dtype: str) -> str:
@@ -67,8 +65,8 @@ def own_policy(dtype: str) -> str:
 
     A mixed global policy is that of its hidden layers where its weights have the dtype.
     """
-    present = keras.config.dtype_policy()
-    return present.name if is_mixed(present) and present.variable_dtype == dtype else dtype
+    mixed = mixed_policy(dtype)
+    return dtype if mixed is None else mixed.name
 
 
 def check_dtypes(dtype: str, parts: Sequence[Any]) -> None:

@@ -111,19 +111,20 @@ class Conditioner(keras.layers.Layer):
 
     def hidden_dtype(self) -> Any:
         """Return the dtype policy of hidden layers: the global one if mixed, else the layer's own."""
-        policy = keras.config.dtype_policy()
-        mixed = policy.compute_dtype != policy.variable_dtype
-        return (
-            policy
-            if mixed and self.dtype_policy.variable_dtype == policy.variable_dtype
-            else self.dtype_policy
-        )
+        return mixed_policy(self.dtype_policy.variable_dtype) or self.dtype_policy
 
     def get_config(self) -> dict[str, Any]:
         """Return the arguments that make an equal network."""
         config = super().get_config()
         config.pop("dtype", None)
         return {**config, "activation": keras.activations.serialize(self.activation)}
+
+
+def mixed_policy(dtype: str) -> keras.DTypePolicy | None:
+    """Return the global policy if it is mixed and `dtype` is that of its weights, else None."""
+    policy = keras.config.dtype_policy()
+    mixed = policy.compute_dtype != policy.variable_dtype
+    return policy if mixed and policy.variable_dtype == dtype else None
 
 
 def _size(shape: list[int]) -> int:
